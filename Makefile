@@ -1,0 +1,83 @@
+# Everything happens in a virtual environment of its own, .venv. `make help` lists the targets.
+# PYTHON=python3.12 chooses another interpreter (after `make clean`).
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+# What the extension modules are built from. Python files need no rebuild: the install is editable.
+SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc bindings -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
+CXX_FILES = $(shell find csrc bindings tests/cpp -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
+
+.DELETE_ON_ERROR:
+.PHONY: help build demo test test-py test-cpp sanitize lint format bench clean
+
+help:
+	@echo "make demo      build, then run the demo on real gradients; writes demo.png"
+	@echo "make test      build, then run every test, Python and C++"
+	@echo "make test-cpp  the C++ tests alone;  make test-py  the Python tests alone"
+	@echo "make sanitize  the C++ tests under the address, undefined-behaviour and thread sanitizers"
+	@echo "make lint      ruff, mypy and clang-format, changing nothing;  make format  applies the formatters"
+	@echo "make bench     the benchmarks"
+	@echo "make build     the package, editable, in $(VENV)"
+	@echo "make clean     remove everything that was built, $(VENV) included"
+
+demo: build
+	$(BIN)/pysubmod demo -o demo.png
+
+test: test-cpp test-py
+
+test-py: build $(VENV)/.tools
+	$(BIN)/python -m pytest
+
+test-cpp: $(VENV)/.tools
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --workflow --preset release
+
+sanitize: $(VENV)/.tools
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --workflow --preset asan
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --workflow --preset tsan
+
+lint: $(VENV)/.tools
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+
+format: $(VENV)/.tools
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+bench: build $(VENV)/.tools
+	set -e; for script in benchmarks/bench_*.py; do $(BIN)/python $$script; done
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info pysubmod/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find pysubmod tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+build: $(VENV)/.built
+
+# The stamp alone does not know that somebody removed the built modules (git clean, say).
+ifeq ($(wildcard pysubmod/_core.*.so),)
+.PHONY: $(VENV)/.built
+endif
+
+$(VENV)/.built: $(SOURCES) | $(VENV)/.made
+	$(PIP) install --quiet --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.tools: requirements-test.txt | $(VENV)/.made
+	$(PIP) install --quiet --requirement requirements-test.txt
+	@touch $@
+
+# A bare Debian or Ubuntu keeps two parts of Python in packages of their own: say so before pip does in its own words.
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	    { echo "Python >= 3.10 is needed; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || \
+	    { echo "Python cannot make virtual environments: apt-get install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || \
+	    { echo "Python's headers are missing: apt-get install python3-dev" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
