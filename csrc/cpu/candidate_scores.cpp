@@ -1,0 +1,107 @@
+#include "cpu/candidate_scores.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <utility>
+
+#include "pysubmod/error.hpp"
+
+namespace pysubmod::cpu {
+namespace {
+constexpr double kNever = -std::numeric_limits<double>::infinity();
+}
+
+void CandidateScores::reset(std::vector<double> c, std::vector<double> diagonal, double target_norm,
+                            const Options& options, double rank_tolerance) {
+    rank_tolerance_ = rank_tolerance;
+    c_ = std::move(c);
+    diagonal_ = std::move(diagonal);
+    rule_ = options.rule;
+    nonneg_ = options.nonneg;
+    const std::size_t n = c_.size();
+    root_.resize(n);
+    scale_ = std::isnan(target_norm) ? 0.0 : target_norm;
+    for (std::size_t i = 0; i < n; ++i) {
+        root_[i] = std::sqrt(diagonal_[i]);
+        if (root_[i] > 0.0)
+            scale_ = std::max(scale_, std::abs(c_[i]) / root_[i]);
+        else if (nonneg_ ? c_[i] > 0.0 : c_[i] != 0.0)
+            throw Unbounded("c: entry " + std::to_string(i) + " is " + std::to_string(c_[i]) +
+                            " but the row has length 0 (K[i, i] = 0): the objective is unbounded; c must be G t");
+    }
+    g_ = c_;
+    score_.assign(n, kNever);
+    marks_.assign(n, Mark::none);
+    if (rule_ == Rule::greedy) {
+        schur_ = diagonal_;
+        exact_.assign(n, 0.0);
+        exact_round_.assign(n, 0);
+    }
+}
+
+void CandidateScores::mark(Index i, Mark mark) {
+    marks_[at(i)] = mark;
+    if (mark == Mark::barred) barred_.push_back(i);
+}
+
+void CandidateScores::clear_barred() {
+    for (const Index i : barred_)
+        if (marks_[at(i)] == Mark::barred) marks_[at(i)] = Mark::none;
+    barred_.clear();
+}
+
+void CandidateScores::set_exact(Index i, double score) {
+    exact_[at(i)] = score;
+    exact_round_[at(i)] = round_;
+}
+
+double CandidateScores::height(std::size_t i) const { return nonneg_ ? g_[i] : std::abs(g_[i]); }
+
+bool CandidateScores::is_exact(Index i) const {
+    return exact_round_[at(i)] == round_ || (!nonneg_ && schur_[at(i)] > rank_tolerance_ * diagonal_[at(i)]);
+}
+
+// The score of a row that might help. For greedy it is an upper bound until is_exact: dropping the constraints w_S >= 0
+// can only raise the gain, and about a dependent row the Schur complement says nothing.
+double CandidateScores::improving_score(std::size_t i) const {
+    if (!(height(i) > kScoreTolerance * scale_ * root_[i])) return kNever;
+    if (rule_ == Rule::omp) return height(i);
+    if (rule_ == Rule::normalized) return height(i) / root_[i];
+    if (exact_round_[i] == round_) return exact_[i];
+    if (schur_[i] > rank_tolerance_ * diagonal_[i]) return height(i) / std::sqrt(schur_[i]);
+    return std::numeric_limits<double>::infinity();
+}
+
+Best CandidateScores::best(const PartitionMatroid& matroid, Ask ask) {
+    Best best;
+    const std::size_t n = g_.size();
+    double best_score = kNever;
+    std::size_t winner = n;
+    for (std::size_t i = 0; i < n; ++i) {
+        score_[i] = kNever;
+        if (marks_[i] == Mark::selected || !matroid.may_take(static_cast<Index>(i))) continue;
+        if (ask == Ask::any)
+            score_[i] = height(i);
+        else if (marks_[i] == Mark::barred)
+            best.saw_barred = true;
+        else
+            score_[i] = improving_score(i);
+        if (score_[i] > best_score) best_score = score_[i], winner = i;
+    }
+    if (winner == n) return best;
+    // Scores that rounding cannot tell apart are equal; the lowest index wins, whatever the source or the machine.
+    const bool by_row = rule_ == Rule::omp || ask == Ask::any;
+    const auto unit = [&](std::size_t i) { return by_row ? scale_ * root_[i] : scale_; };
+    const std::size_t first = winner;
+    for (std::size_t i = 0; i < first; ++i)
+        if (score_[i] >= best_score - kScoreTolerance * (unit(i) + unit(first))) {
+            winner = i;
+            break;
+        }
+    best.index = static_cast<Index>(winner);
+    best.correlation = g_[winner];
+    return best;
+}
+
+}  // namespace pysubmod::cpu

@@ -1,0 +1,60 @@
+// What every CPU source keeps for each row, and the argmax over it.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "pysubmod/source.hpp"
+#include "pysubmod/types.hpp"
+
+namespace pysubmod::cpu {
+
+class CandidateScores {
+  public:
+    // `c` and `diagonal` are the linear term and diag C of all n rows; rows that nobody asks about hold zeros.
+    // Throws Unbounded if a row without length has a linear term to gain from.
+    void reset(std::vector<double> c, std::vector<double> diagonal, double target_norm, const Options& options,
+               double rank_tolerance);
+
+    double scale() const { return scale_; }
+    double linear(Index i) const { return c_[at(i)]; }
+    double diagonal(Index i) const { return diagonal_[at(i)]; }
+
+    void mark(Index i, Mark mark);
+    void clear_barred();
+    bool is_selected(Index i) const { return marks_[at(i)] == Mark::selected; }
+
+    // The correlations; a source writes them before it asks for the best.
+    std::span<double> correlations() { return g_; }
+    // Tolerances follow the new weights, and scores given by set_exact are forgotten.
+    void weights_changed(double scale) {
+        scale_ = scale;
+        ++round_;
+    }
+
+    Best best(const PartitionMatroid& matroid, Ask ask);
+
+    // rule = greedy: the Schur complement of row i loses `squared`.
+    void lower_schur(Index i, double squared) { schur_[at(i)] -= squared; }
+    bool is_exact(Index i) const;
+    void set_exact(Index i, double score);
+
+  private:
+    static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
+    double height(std::size_t i) const;
+    double improving_score(std::size_t i) const;
+
+    Rule rule_ = Rule::omp;
+    bool nonneg_ = true;
+    double rank_tolerance_ = kRankTolerance;
+    double scale_ = 0.0;
+    std::vector<double> c_, diagonal_, root_;  // root = sqrt(C_ii)
+    std::vector<double> g_, score_;
+    std::vector<Mark> marks_;
+    std::vector<Index> barred_;
+    std::vector<double> schur_, exact_;  // greedy only
+    std::vector<std::uint64_t> exact_round_;
+    std::uint64_t round_ = 1;
+};
+
+}  // namespace pysubmod::cpu

@@ -1,0 +1,262 @@
+#include "cpu/dense_source.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <string>
+
+#include "pysubmod/error.hpp"
+#include "pysubmod/small_vector_ops.hpp"
+
+namespace pysubmod::cpu {
+namespace {
+
+// Squares and their products must stay inside float64: outside these bounds a norm is refused rather than rounded to 0 or inf.
+constexpr double kLargestSquare = 1e280;
+constexpr double kSmallestSquare = 1e-280;
+
+std::size_t at(Index i) { return static_cast<std::size_t>(i); }
+
+}  // namespace
+
+DenseSource::DenseSource(std::vector<RowBlock> blocks, std::span<const double> target, std::vector<Index> pool,
+                         const Options& options, ThreadTeam& team, const KernelSet& kernels)
+    : blocks_(std::move(blocks)),
+      d_(target.size()),
+      target_(target),
+      ridge_(options.ridge),
+      tilt_(options.tilt),
+      greedy_(options.rule == Rule::greedy),
+      team_(team),
+      kernels_(kernels),
+      workspaces_(at(team.size())),
+      pool_(std::move(pool)) {
+    Index rows = 0;
+    for (const RowBlock& block : blocks_) {
+        first_row_.push_back(rows);
+        rows += block.rows;
+        row_bytes_ = std::max(row_bytes_, static_cast<double>(d_ * item_size(block.storage)));
+    }
+    residual_.assign(target.begin(), target.end());
+    target_norm_ = std::sqrt(dot(target.data(), target.data(), d_));
+    weight_of_.assign(at(rows), 0.0);
+    prepare(at(rows), options);
+}
+
+// Pass 0: c and diag K together, and with them the check that every number is finite.
+void DenseSource::prepare(std::size_t n, const Options& options) {
+    std::vector<double> products(pool_.size()), squares(pool_.size());
+    const double* xs[] = {target_.data(), nullptr};
+    double* outs[] = {products.data(), squares.data()};
+    multiply(pool_, xs, outs);
+    ++passes_;
+    check_squares(pool_, squares);
+    std::vector<double> c(n, 0.0), diagonal(n, 0.0);
+    square_.assign(n, 0.0);
+    for (std::size_t j = 0; j < pool_.size(); ++j) {
+        const std::size_t i = at(pool_[j]);
+        square_[i] = squares[j];
+        c[i] = products[j] + 0.5 * tilt_ * squares[j];
+        diagonal[i] = squares[j] + ridge_;
+        if (!std::isfinite(c[i])) throw InvalidArgument("tilt: too large for the norms of G; the linear term overflows");
+    }
+    scores_.reset(std::move(c), std::move(diagonal), target_norm_, options, rank_tolerance());
+    if (!greedy_) std::vector<Index>().swap(pool_);  // only greedy asks for it again
+}
+
+void DenseSource::check_squares(std::span<const Index> rows, std::span<const double> squares) const {
+    for (std::size_t j = 0; j < rows.size(); ++j) {
+        if (squares[j] >= kSmallestSquare && squares[j] <= kLargestSquare) continue;
+        const auto [block, data] = locate(rows[j]);
+        bool zero = true, finite = true;
+        for (std::size_t k = 0; k < d_; ++k) {
+            double x = 0.0;
+            kernels_.by_type[static_cast<std::size_t>(block->storage)].widen(
+                data + static_cast<std::ptrdiff_t>(k) * block->column_stride, &x, 1);
+            zero = zero && x == 0.0;
+            finite = finite && std::isfinite(x);
+        }
+        if (zero) continue;
+        const std::string where = "G: row " + std::to_string(rows[j]);
+        if (!finite) throw InvalidArgument(where + " contains NaN or infinity; remove it or mask it with candidates");
+        throw InvalidArgument(where + " has a norm outside 1e-140 .. 1e140, whose square float64 cannot hold; rescale G");
+    }
+}
+
+DenseSource::Location DenseSource::locate(Index i) const {
+    std::size_t b = 0;
+    if (blocks_.size() > 1)
+        b = static_cast<std::size_t>(std::upper_bound(first_row_.begin(), first_row_.end(), i) - first_row_.begin()) - 1;
+    const RowBlock& block = blocks_[b];
+    return {&block, block.data + (i - first_row_[b]) * block.row_stride};
+}
+
+void DenseSource::gather(std::span<const Index> rows, std::size_t column, std::size_t m, Workspace& work,
+                         const std::byte** out) const {
+    for (std::size_t r = 0; r < rows.size(); ++r) {
+        const auto [block, data] = locate(rows[r]);
+        const std::byte* first = data + static_cast<std::ptrdiff_t>(column) * block->column_stride;
+        const std::size_t size = item_size(block->storage);
+        if (block->column_stride == static_cast<std::ptrdiff_t>(size)) {
+            out[r] = first;
+            continue;
+        }
+        work.packed.resize(kTile * kChunk * 8);  // once: strided layouts only
+        std::byte* packed = work.packed.data() + r * kChunk * 8;
+        out[r] = packed;
+        for (std::size_t j = 0; j < m; ++j)
+            std::memcpy(packed + j * size, first + static_cast<std::ptrdiff_t>(j) * block->column_stride, size);
+    }
+}
+
+// Lane sums of one tile, all vectors xs, in work.lanes[v][row][lane].
+void DenseSource::multiply_tile(std::span<const Index> rows, std::span<const double* const> xs, Workspace& work) {
+    work.lanes.assign(xs.size() * kTile * kLanes, 0.0);
+    const std::byte* pointers[kTile];
+    for (std::size_t column = 0; column < d_; column += kChunk) {
+        const std::size_t m = std::min(kChunk, d_ - column);
+        gather(rows, column, m, work, pointers);
+        for (std::size_t r = 0; r < rows.size();) {
+            // Rows at once must share a storage type.
+            const Storage type = locate(rows[r]).block->storage;
+            std::size_t count = 1;
+            while (count < kRowsAtOnce && r + count < rows.size() && locate(rows[r + count]).block->storage == type) ++count;
+            const Kernels& kernels = kernels_.by_type[static_cast<std::size_t>(type)];
+            for (std::size_t v = 0; v < xs.size(); ++v) {
+                double* lanes = work.lanes.data() + (v * kTile + r) * kLanes;
+                if (xs[v])
+                    kernels.accumulate(pointers + r, count, xs[v] + column, m, lanes);
+                else
+                    kernels.accumulate_squares(pointers + r, count, m, lanes);
+            }
+            r += count;
+        }
+    }
+}
+
+void DenseSource::multiply(std::span<const Index> rows, std::span<const double* const> xs,
+                           std::span<double* const> outs) {
+    const std::size_t n_tiles = (rows.size() + kTile - 1) / kTile;
+    const double bytes = bytes_of(rows.size());
+    bytes_read_ += bytes;
+    team_.run(static_cast<Index>(n_tiles), bytes, [&](Index tile, int worker) {
+        const std::size_t begin = at(tile) * kTile;
+        const std::size_t count = std::min(kTile, rows.size() - begin);
+        Workspace& work = workspaces_[static_cast<std::size_t>(worker)];
+        multiply_tile(rows.subspan(begin, count), xs, work);
+        for (std::size_t v = 0; v < xs.size(); ++v)
+            for (std::size_t r = 0; r < count; ++r)
+                outs[v][begin + r] = join_lanes(work.lanes.data() + (v * kTile + r) * kLanes);
+    });
+}
+
+void DenseSource::widen_row(Index i, std::vector<double>& out) {
+    out.resize(d_);
+    const Index rows[] = {i};
+    const Storage type = locate(i).block->storage;
+    for (std::size_t column = 0; column < d_; column += kChunk) {
+        const std::size_t m = std::min(kChunk, d_ - column);
+        const std::byte* pointer = nullptr;
+        gather(rows, column, m, workspaces_[0], &pointer);
+        kernels_.by_type[static_cast<std::size_t>(type)].widen(pointer, out.data() + column, m);
+    }
+}
+
+void DenseSource::gram_row(Index i, std::span<const Index> members, std::span<double> out) {
+    if (members.empty()) return;
+    widen_row(i, wide_row_);
+    const double* xs[] = {wide_row_.data()};
+    double* outs[] = {out.data()};
+    multiply(members, xs, outs);
+}
+
+double DenseSource::set_weights(std::span<const Index> members, std::span<const double> weights, double scale) {
+    for (const Index i : weighted_) weight_of_[at(i)] = 0.0;
+    weighted_.clear();
+    for (std::size_t m = 0; m < members.size(); ++m) {
+        if (weights[m] == 0.0) continue;
+        weight_of_[at(members[m])] = weights[m];
+        weighted_.push_back(members[m]);
+    }
+    // r = t - sum of w_i g_i from scratch, member by member in a fixed order, one chunk of columns to a task.
+    const double bytes = bytes_of(weighted_.size());
+    bytes_read_ += bytes;
+    const auto n_chunks = static_cast<Index>((d_ + kChunk - 1) / kChunk);
+    team_.run(n_chunks, bytes, [&](Index chunk, int worker) {
+        const std::size_t column = at(chunk) * kChunk;
+        const std::size_t m = std::min(kChunk, d_ - column);
+        double* r = residual_.data() + column;
+        std::copy_n(target_.data() + column, m, r);
+        for (const Index i : weighted_) {
+            const std::byte* pointer = nullptr;
+            const Index rows[] = {i};
+            gather(rows, column, m, workspaces_[static_cast<std::size_t>(worker)], &pointer);
+            kernels_.by_type[static_cast<std::size_t>(locate(i).block->storage)].axpy(-weight_of_[at(i)], pointer, r, m);
+        }
+    });
+    stale_ = true;
+    scores_.weights_changed(scale);
+    return std::sqrt(dot(residual_.data(), residual_.data(), d_));
+}
+
+void DenseSource::correlations(std::span<const Index> rows, std::span<double> out) {
+    const double* xs[] = {residual_.data()};
+    double* outs[] = {out.data()};
+    multiply(rows, xs, outs);
+    for (std::size_t j = 0; j < rows.size(); ++j)
+        out[j] += 0.5 * tilt_ * square_[at(rows[j])] - ridge_ * weight_of_[at(rows[j])];
+}
+
+Best DenseSource::best(const PartitionMatroid& matroid, Ask ask) {
+    if (stale_ || !pending_.empty()) refresh(matroid);
+    return scores_.best(matroid, ask);
+}
+
+// One pass for all that is wanted: the correlations of the rows that may still be taken and, for greedy, the columns of K of the
+// members that came since.
+void DenseSource::refresh(const PartitionMatroid& matroid) {
+    eligible_.clear();
+    if (pending_.empty()) {
+        for (Index i = 0; i < matroid.size(); ++i)
+            if (matroid.may_take(i) && !scores_.is_selected(i)) eligible_.push_back(i);
+    } else {
+        eligible_ = pool_;
+    }
+    std::vector<const double*> xs = {residual_.data()};
+    for (const PendingColumn& column : pending_) xs.push_back(column.row.data());
+    std::vector<std::vector<double>> products(xs.size(), std::vector<double>(eligible_.size()));
+    std::vector<double*> outs;
+    for (std::vector<double>& product : products) outs.push_back(product.data());
+    multiply(eligible_, xs, outs);
+    ++passes_;
+    const std::span<double> g = scores_.correlations();
+    for (std::size_t j = 0; j < eligible_.size(); ++j) {
+        const std::size_t i = at(eligible_[j]);
+        g[i] = products[0][j] + 0.5 * tilt_ * square_[i] - ridge_ * weight_of_[i];
+    }
+    if (!pending_.empty()) apply_columns(eligible_, std::span(products).subspan(1));
+    stale_ = false;
+}
+
+void DenseSource::deflate(Index i, std::span<const double> l, double l_end) {
+    PendingColumn column{{}, {l.begin(), l.end()}, l_end};
+    widen_row(i, column.row);
+    pending_.push_back(std::move(column));
+}
+
+void DenseSource::apply_columns(std::span<const Index> rows, std::span<const std::vector<double>> columns) {
+    for (std::size_t v = 0; v < columns.size(); ++v) {
+        std::vector<double> column = columns[v];
+        const PendingColumn& pending = pending_[v];
+        for (std::size_t m = 0; m < pending.l.size(); ++m)
+            for (std::size_t j = 0; j < rows.size(); ++j) column[j] -= pending.l[m] * deflated_[m][j];
+        for (std::size_t j = 0; j < rows.size(); ++j) {
+            column[j] /= pending.l_end;
+            scores_.lower_schur(rows[j], column[j] * column[j]);
+        }
+        deflated_.push_back(std::move(column));
+    }
+    pending_.clear();
+}
+
+}  // namespace pysubmod::cpu

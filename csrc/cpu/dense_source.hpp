@@ -1,0 +1,109 @@
+// Rows of G in memory, in their storage type and layout, read in place.
+#pragma once
+
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "cpu/candidate_scores.hpp"
+#include "cpu/kernels.hpp"
+#include "cpu/thread_team.hpp"
+#include "pysubmod/source.hpp"
+
+namespace pysubmod::cpu {
+
+// One pass over the eligible rows for each pick (two products in the same pass for rule = greedy). Of size d it keeps
+// the target, the residual and one row in float64; of size n a handful of vectors; for greedy also n x k deflated columns.
+class DenseSource {
+  public:
+    // Blocks follow one another in row order and share d. Throws InvalidArgument, naming the row, for NaN, infinity, or norms
+    // whose squares leave float64's range. Only the rows in `pool` (distinct, ascending) are ever read.
+    DenseSource(std::vector<RowBlock> blocks, std::span<const double> target, std::vector<Index> pool,
+                const Options& options, ThreadTeam& team, const KernelSet& kernels);
+
+    double scale() const { return scores_.scale(); }
+    double target_norm() const { return target_norm_; }
+    double rank_tolerance() const { return kRankTolerance; }
+    bool in_range() const { return tilt_ == 0.0; }
+    double diagonal(Index i) const { return scores_.diagonal(i); }
+    double linear(Index i) const { return scores_.linear(i); }
+
+    void gram_row(Index i, std::span<const Index> members, std::span<double> out);
+    double set_weights(std::span<const Index> members, std::span<const double> weights, double scale);
+    void correlations(std::span<const Index> rows, std::span<double> out);
+    Best best(const PartitionMatroid& matroid, Ask ask);
+    void mark(Index i, Mark mark) { scores_.mark(i, mark); }
+    void clear_barred() { scores_.clear_barred(); }
+
+    void deflate(Index i, std::span<const double> l, double l_end);
+    bool is_exact(Index i) const { return scores_.is_exact(i); }
+    void set_exact(Index i, double score) { scores_.set_exact(i, score); }
+
+    Index passes() const { return passes_; }
+    double bytes_read() const { return bytes_read_; }
+
+  private:
+    static constexpr std::size_t kChunk = 2048;  // columns read at a time: x stays in the first-level cache
+    static constexpr std::size_t kTile = 32;     // rows to a task
+
+    struct Location {
+        const RowBlock* block;
+        const std::byte* data;
+    };
+    struct Workspace {
+        std::vector<double> lanes;
+        std::vector<std::byte> packed;
+    };
+    struct PendingColumn {
+        std::vector<double> row;  // the row of G whose column of K is wanted
+        std::vector<double> l;
+        double l_end;
+    };
+
+    Location locate(Index i) const;
+    double bytes_of(std::size_t rows) const { return static_cast<double>(rows) * row_bytes_; }
+    void prepare(std::size_t n, const Options& options);
+    void check_squares(std::span<const Index> rows, std::span<const double> squares) const;
+    void refresh(const PartitionMatroid& matroid);
+    void apply_columns(std::span<const Index> rows, std::span<const std::vector<double>> columns);
+
+    // outs[v][j] = <row rows[j], xs[v]>; xs[v] = nullptr means the row with itself. The only loop over the data.
+    void multiply(std::span<const Index> rows, std::span<const double* const> xs, std::span<double* const> outs);
+    void multiply_tile(std::span<const Index> rows, std::span<const double* const> xs, Workspace& work);
+    void widen_row(Index i, std::vector<double>& out);
+    // The m columns from `column` on of these rows, contiguous: in place where they are, else packed into `work`.
+    void gather(std::span<const Index> rows, std::size_t column, std::size_t m, Workspace& work,
+                const std::byte** out) const;
+
+    std::vector<RowBlock> blocks_;
+    std::vector<Index> first_row_;
+    std::size_t d_ = 0;
+    double row_bytes_ = 0.0;
+    std::span<const double> target_;
+    double target_norm_ = 0.0;
+    double ridge_ = 0.0;
+    double tilt_ = 0.0;
+    bool greedy_ = false;
+    ThreadTeam& team_;
+    const KernelSet& kernels_;
+    CandidateScores scores_;
+    std::vector<Workspace> workspaces_;
+
+    std::vector<double> residual_, wide_row_;
+    std::vector<double> weight_of_;  // by row, for the ridge term
+    std::vector<Index> weighted_;    // rows with a weight
+    std::vector<double> square_;     // diag K
+    bool stale_ = false;             // g is older than the weights
+    std::vector<Index> eligible_;
+    std::vector<double> product_;
+    std::vector<PendingColumn> pending_;
+    std::vector<std::vector<double>> deflated_;  // greedy: columns of L^-1 applied to K, over `pool_`
+    std::vector<Index> pool_;
+
+    Index passes_ = 0;
+    double bytes_read_ = 0.0;
+};
+
+static_assert(Source<DenseSource>);
+
+}  // namespace pysubmod::cpu

@@ -1,0 +1,130 @@
+#include "cpu/gram_source.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include "pysubmod/error.hpp"
+
+namespace pysubmod::cpu {
+namespace {
+
+constexpr std::size_t kChunk = 1024;  // entries of g to a task
+std::size_t at(Index i) { return static_cast<std::size_t>(i); }
+
+}  // namespace
+
+GramSource::GramSource(const RowBlock& gram, std::span<const double> linear, double target_norm,
+                       std::span<const Index> pool, const Options& options, ThreadTeam& team,
+                       const KernelSet& kernels)
+    : gram_(gram),
+      kernels_(kernels.by_type[static_cast<std::size_t>(gram.storage)]),
+      team_(team),
+      n_(linear.size()),
+      target_norm_(target_norm),
+      ridge_(options.ridge),
+      tilt_(options.tilt),
+      plain_linear_(linear.begin(), linear.end()) {
+    check(pool);
+    std::vector<double> diagonal(n_, 0.0), linear_of_pool(n_, 0.0);
+    linear_ = plain_linear_;
+    for (const Index i : pool) {
+        const double k_ii = entry(i, i);
+        linear_[at(i)] += 0.5 * tilt_ * k_ii;
+        if (!std::isfinite(linear_[at(i)])) throw InvalidArgument("tilt: too large for K; the linear term overflows");
+        diagonal[at(i)] = k_ii + ridge_;
+        linear_of_pool[at(i)] = linear_[at(i)];
+    }
+    scores_.reset(std::move(linear_of_pool), std::move(diagonal), target_norm, options, rank_tolerance());
+}
+
+void GramSource::check(std::span<const Index> pool) {
+    wide_row_.resize(n_);
+    for (const Index i : pool) {
+        kernels_.widen(row(i), wide_row_.data(), n_);
+        for (const double x : wide_row_)
+            if (!std::isfinite(x)) throw InvalidArgument("K: row " + std::to_string(i) + " contains NaN or infinity");
+        const double k_ii = wide_row_[at(i)];
+        if (k_ii < 0.0 || k_ii > 1e280 || (k_ii > 0.0 && k_ii < 1e-280))
+            throw InvalidArgument("K: diagonal entry " + std::to_string(i) +
+                                  " is negative or outside 1e-280 .. 1e280; K must be a Gram matrix, rescaled if need be");
+    }
+}
+
+double GramSource::entry(Index i, Index j) const {
+    double x = 0.0;
+    kernels_.widen(row(i) + at(j) * item_size(gram_.storage), &x, 1);
+    return x;
+}
+
+void GramSource::gram_row(Index i, std::span<const Index> members, std::span<double> out) {
+    for (std::size_t m = 0; m < members.size(); ++m) out[m] = entry(i, members[m]);
+}
+
+double GramSource::set_weights(std::span<const Index> members, std::span<const double> weights, double scale) {
+    weighted_.clear();
+    weights_.clear();
+    for (std::size_t m = 0; m < members.size(); ++m) {
+        if (weights[m] == 0.0) continue;
+        weighted_.push_back(members[m]);
+        weights_.push_back(weights[m]);
+    }
+    stale_ = true;
+    scores_.weights_changed(scale);
+    if (std::isnan(target_norm_)) return kUnknown;
+    // ||r||^2 = ||t||^2 - 2 <w, G t> + w' K w; cancels when the fit is close: good to about 1e-8 ||t||.
+    double squared = target_norm_ * target_norm_;
+    for (std::size_t a = 0; a < weighted_.size(); ++a) {
+        double product = -2.0 * plain_linear_[at(weighted_[a])];
+        for (std::size_t b = 0; b < weighted_.size(); ++b) product += entry(weighted_[a], weighted_[b]) * weights_[b];
+        squared += weights_[a] * product;
+    }
+    return std::sqrt(std::max(0.0, squared));
+}
+
+void GramSource::correlations(std::span<const Index> rows, std::span<double> out) {
+    for (std::size_t j = 0; j < rows.size(); ++j) {
+        double g = linear_[at(rows[j])];
+        for (std::size_t m = 0; m < weighted_.size(); ++m) {
+            g -= entry(rows[j], weighted_[m]) * weights_[m];
+            if (weighted_[m] == rows[j]) g -= ridge_ * weights_[m];
+        }
+        out[j] = g;
+    }
+}
+
+Best GramSource::best(const PartitionMatroid& matroid, Ask ask) {
+    if (stale_) refresh();
+    return scores_.best(matroid, ask);
+}
+
+// g = c - C w, from the rows of K that carry weight, in member order.
+void GramSource::refresh() {
+    const std::span<double> g = scores_.correlations();
+    const double bytes = static_cast<double>(weighted_.size() * n_ * item_size(gram_.storage));
+    bytes_read_ += bytes;
+    ++passes_;
+    team_.run(static_cast<Index>((n_ + kChunk - 1) / kChunk), bytes, [&](Index chunk, int) {
+        const std::size_t begin = at(chunk) * kChunk;
+        const std::size_t m = std::min(kChunk, n_ - begin);
+        std::copy_n(linear_.data() + begin, m, g.data() + begin);
+        for (std::size_t a = 0; a < weighted_.size(); ++a)
+            kernels_.axpy(-weights_[a], row(weighted_[a]) + begin * item_size(gram_.storage), g.data() + begin, m);
+    });
+    for (std::size_t a = 0; a < weighted_.size(); ++a) g[at(weighted_[a])] -= ridge_ * weights_[a];
+    stale_ = false;
+}
+
+void GramSource::deflate(Index i, std::span<const double> l, double l_end) {
+    std::vector<double> column(n_);
+    kernels_.widen(row(i), column.data(), n_);
+    for (std::size_t m = 0; m < l.size(); ++m)
+        for (std::size_t j = 0; j < n_; ++j) column[j] -= l[m] * deflated_[m][j];
+    for (std::size_t j = 0; j < n_; ++j) {
+        column[j] /= l_end;
+        scores_.lower_schur(static_cast<Index>(j), column[j] * column[j]);
+    }
+    deflated_.push_back(std::move(column));
+}
+
+}  // namespace pysubmod::cpu

@@ -1,0 +1,71 @@
+// A Gram matrix K and a linear term c, given instead of the rows.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "cpu/candidate_scores.hpp"
+#include "cpu/dense_source.hpp"
+#include "cpu/kernels.hpp"
+#include "cpu/thread_team.hpp"
+#include "pysubmod/source.hpp"
+
+namespace pysubmod::cpu {
+
+// K is symmetric (n, n) with contiguous rows, float32 or float64, borrowed. Without the target's norm there are no residual
+// norms; c is not known to be in the range of K, so an unbounded problem is possible and is an error.
+class GramSource {
+  public:
+    GramSource(const RowBlock& gram, std::span<const double> linear, double target_norm, std::span<const Index> pool,
+               const Options& options, ThreadTeam& team, const KernelSet& kernels);
+
+    double scale() const { return scores_.scale(); }
+    double target_norm() const { return target_norm_; }
+    double rank_tolerance() const {
+        return gram_.storage == Storage::float64 ? kRankTolerance : kRankToleranceFloat32Gram;
+    }
+    bool in_range() const { return false; }
+    double diagonal(Index i) const { return scores_.diagonal(i); }
+    double linear(Index i) const { return scores_.linear(i); }
+
+    void gram_row(Index i, std::span<const Index> members, std::span<double> out);
+    double set_weights(std::span<const Index> members, std::span<const double> weights, double scale);
+    void correlations(std::span<const Index> rows, std::span<double> out);
+    Best best(const PartitionMatroid& matroid, Ask ask);
+    void mark(Index i, Mark mark) { scores_.mark(i, mark); }
+    void clear_barred() { scores_.clear_barred(); }
+
+    void deflate(Index i, std::span<const double> l, double l_end);
+    bool is_exact(Index i) const { return scores_.is_exact(i); }
+    void set_exact(Index i, double score) { scores_.set_exact(i, score); }
+
+    Index passes() const { return passes_; }
+    double bytes_read() const { return bytes_read_; }
+
+  private:
+    const std::byte* row(Index i) const { return gram_.data + i * gram_.row_stride; }
+    double entry(Index i, Index j) const;
+    void check(std::span<const Index> pool);
+    void refresh();
+
+    RowBlock gram_;
+    const Kernels& kernels_;
+    ThreadTeam& team_;
+    std::size_t n_ = 0;
+    double target_norm_;
+    double ridge_, tilt_;
+    CandidateScores scores_;
+    std::vector<double> linear_;        // c, tilt included
+    std::vector<double> plain_linear_;  // G t alone
+    std::vector<Index> weighted_;
+    std::vector<double> weights_;
+    bool stale_ = false;
+    std::vector<double> wide_row_;
+    std::vector<std::vector<double>> deflated_;
+    Index passes_ = 0;
+    double bytes_read_ = 0.0;
+};
+
+static_assert(Source<GramSource>);
+
+}  // namespace pysubmod::cpu

@@ -1,0 +1,47 @@
+// The inner loops over stored rows. All arithmetic is float64 on exactly converted values.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "pysubmod/types.hpp"
+
+namespace pysubmod::cpu {
+
+inline constexpr std::size_t kStorageTypes = 4;
+
+constexpr std::size_t item_size(Storage type) { return type == Storage::float64 ? 8 : type == Storage::float32 ? 4 : 2; }
+
+// Every dot product is summed in eight lanes (element j goes to lane j mod 8), each product fused with its addition (one rounding),
+// and the lanes are joined by one fixed tree. So its value does not depend on the instruction set, on the number of threads,
+// on how the columns are cut into chunks (multiples of eight), or on which rows are computed beside it.
+inline constexpr std::size_t kLanes = 8;
+inline constexpr std::size_t kRowsAtOnce = 4;
+
+// Reads the storage type it is named for; rows are contiguous but need no alignment. One set for each type.
+struct Kernels {
+    // lanes[r][l] += sum over j = l mod 8 of rows[r][j] * x[j], for 1 <= count <= 4 rows and m columns.
+    void (*accumulate)(const std::byte* const* rows, std::size_t count, const double* x, std::size_t m, double* lanes);
+    // The same with each row's own entries in place of x.
+    void (*accumulate_squares)(const std::byte* const* rows, std::size_t count, std::size_t m, double* lanes);
+    // y[j] += a * row[j]
+    void (*axpy)(double a, const std::byte* row, double* y, std::size_t m);
+    // y[j] = row[j]
+    void (*widen)(const std::byte* row, double* y, std::size_t m);
+};
+
+inline double join_lanes(const double* lane) {
+    return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
+}
+
+struct KernelSet {
+    const char* name;
+    Kernels by_type[kStorageTypes];
+};
+
+// The widest set this processor runs: "avx512", "avx2" or "portable". Chosen once; all give the same bits.
+const KernelSet& kernel_set();
+// By name, for tests; nullptr if this build or this processor has no such set.
+const KernelSet* kernel_set(const char* name);
+
+}  // namespace pysubmod::cpu

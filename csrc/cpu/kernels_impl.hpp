@@ -1,0 +1,203 @@
+// One body for every instruction set: included by kernels_<isa>.cpp, which is compiled with that set's flags and defines
+// PYSUBMOD_KERNELS (the function's name) and PYSUBMOD_VECTOR (doubles in a vector register). Everything here has
+// internal linkage, so that no code compiled for one instruction set can be linked into another's place.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+
+#include "cpu/kernels.hpp"
+
+#if PYSUBMOD_VECTOR > 2
+#include <immintrin.h>
+#endif
+
+namespace pysubmod::cpu {
+namespace {
+
+constexpr std::size_t W = PYSUBMOD_VECTOR;
+constexpr std::size_t kParts = kLanes / W;
+typedef double Vec __attribute__((vector_size(W * 8)));
+typedef float Narrow __attribute__((vector_size(W * 4)));
+typedef std::uint32_t Bits32 __attribute__((vector_size(W * 4)));
+typedef std::uint16_t Bits16 __attribute__((vector_size(W * 2)));
+
+template <class V>
+inline V load_as(const void* p) {
+    V v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+}
+
+// Half precision without F16C, exactly. Normal: shift into place and rebias the exponent. Subnormal (exponent field 0):
+// put the mantissa under the exponent of 2^-14 and take 2^-14 away again. Infinity and NaN (all ones): rebias once more, to all ones.
+inline Bits32 half_bits_to_float_bits(Bits32 h) {
+    const Bits32 sign = (h & 0x8000u) << 16;
+    const Bits32 magnitude = (h & 0x7fffu) << 13;
+    const Bits32 exponent = h & 0x7c00u;
+    const Bits32 is_subnormal = (Bits32)(exponent == 0);
+    const Bits32 is_special = (Bits32)(exponent == 0x7c00u);
+    Bits32 normal = magnitude + (112u << 23);
+    normal += is_special & (112u << 23);
+    const Bits32 shifted = magnitude | (113u << 23);
+    const Bits32 subnormal = (Bits32)((Narrow)shifted - 6.103515625e-05f);
+    return sign | (is_subnormal & subnormal) | (~is_subnormal & normal);
+}
+
+// GCC 12 turns __builtin_convertvector on eight lanes into halves and shuffles, three times slower; hence the intrinsics.
+// fused(a, b, c) = a * b + c, rounded once.
+#if PYSUBMOD_VECTOR == 8
+inline Vec fused(Vec a, Vec b, Vec c) { return (Vec)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c); }
+// The masked form with a full mask is the same instruction; the plain one warns of an uninitialised value in GCC 12's header.
+inline Vec to_double(Narrow v) { return (Vec)_mm512_maskz_cvtps_pd(0xff, (__m256)v); }
+inline Bits32 to_bits32(Bits16 v) { return (Bits32)_mm256_cvtepu16_epi32((__m128i)v); }
+inline Narrow half_to_float(const std::byte* p) { return (Narrow)_mm256_cvtph_ps(load_as<__m128i>(p)); }
+#elif PYSUBMOD_VECTOR == 4
+inline Vec fused(Vec a, Vec b, Vec c) { return (Vec)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c); }
+inline Vec to_double(Narrow v) { return (Vec)_mm256_cvtps_pd((__m128)v); }
+inline __m128i load_8_bytes(const std::byte* p) { return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)); }
+inline Bits32 to_bits32(Bits16 v) {
+    std::byte bytes[sizeof v];
+    std::memcpy(bytes, &v, sizeof v);
+    return (Bits32)_mm_cvtepu16_epi32(load_8_bytes(bytes));
+}
+inline Narrow half_to_float(const std::byte* p) { return (Narrow)_mm_cvtph_ps(load_8_bytes(p)); }
+#else
+inline Vec fused(Vec a, Vec b, Vec c) {
+    for (std::size_t i = 0; i < W; ++i) c[i] = std::fma(a[i], b[i], c[i]);
+    return c;
+}
+inline Vec to_double(Narrow v) { return __builtin_convertvector(v, Vec); }
+inline Bits32 to_bits32(Bits16 v) { return __builtin_convertvector(v, Bits32); }
+inline Narrow half_to_float(const std::byte* p) {
+    const Bits32 bits = half_bits_to_float_bits(to_bits32(load_as<Bits16>(p)));
+    return (Narrow)bits;
+}
+#endif
+
+template <Storage>
+struct Stored;
+
+template <>
+struct Stored<Storage::float64> {
+    static Vec load(const std::byte* p) { return load_as<Vec>(p); }
+};
+template <>
+struct Stored<Storage::float32> {
+    static Vec load(const std::byte* p) { return to_double(load_as<Narrow>(p)); }
+};
+template <>
+struct Stored<Storage::bfloat16> {
+    static Vec load(const std::byte* p) { return to_double((Narrow)(to_bits32(load_as<Bits16>(p)) << 16)); }
+};
+template <>
+struct Stored<Storage::float16> {
+    static Vec load(const std::byte* p) { return to_double(half_to_float(p)); }
+};
+
+// The last few columns: copied into a zero-padded buffer, so that they go through the same conversion.
+template <Storage T>
+inline void load_tail(const std::byte* p, std::size_t count, double* out) {
+    alignas(64) std::byte buffer[kLanes * 8] = {};
+    std::memcpy(buffer, p, count * item_size(T));
+    for (std::size_t part = 0; part < kParts; ++part) {
+        const Vec v = Stored<T>::load(buffer + part * W * item_size(T));
+        std::memcpy(out + part * W, &v, sizeof v);
+    }
+}
+
+template <Storage T, std::size_t R, bool Squares>
+inline void accumulate_rows(const std::byte* const* rows, const double* x, std::size_t m, double* lanes) {
+    constexpr std::size_t size = item_size(T);
+    Vec sum[R][kParts];
+    std::memcpy(sum, lanes, sizeof sum);
+    const std::size_t whole = m - m % kLanes;
+    for (std::size_t j = 0; j < whole; j += kLanes)
+        for (std::size_t part = 0; part < kParts; ++part) {
+            const std::size_t at = j + part * W;
+            if constexpr (Squares) {
+                for (std::size_t r = 0; r < R; ++r) {
+                    const Vec v = Stored<T>::load(rows[r] + at * size);
+                    sum[r][part] = fused(v, v, sum[r][part]);
+                }
+            } else {
+                const Vec y = load_as<Vec>(x + at);
+                for (std::size_t r = 0; r < R; ++r)
+                    sum[r][part] = fused(Stored<T>::load(rows[r] + at * size), y, sum[r][part]);
+            }
+        }
+    std::memcpy(lanes, sum, sizeof sum);
+    if (whole == m) return;
+    for (std::size_t r = 0; r < R; ++r) {
+        double tail[kLanes];
+        load_tail<T>(rows[r] + whole * size, m - whole, tail);
+        for (std::size_t j = whole; j < m; ++j) {
+            double& lane = lanes[r * kLanes + j - whole];
+            lane = std::fma(tail[j - whole], Squares ? tail[j - whole] : x[j], lane);
+        }
+    }
+}
+
+template <Storage T, bool Squares>
+inline void accumulate_counted(const std::byte* const* rows, std::size_t count, const double* x, std::size_t m, double* lanes) {
+    switch (count) {
+        case 4: return accumulate_rows<T, 4, Squares>(rows, x, m, lanes);
+        case 3: return accumulate_rows<T, 3, Squares>(rows, x, m, lanes);
+        case 2: return accumulate_rows<T, 2, Squares>(rows, x, m, lanes);
+        default: return accumulate_rows<T, 1, Squares>(rows, x, m, lanes);
+    }
+}
+
+template <Storage T>
+void accumulate(const std::byte* const* rows, std::size_t count, const double* x, std::size_t m, double* lanes) {
+    accumulate_counted<T, false>(rows, count, x, m, lanes);
+}
+
+template <Storage T>
+void accumulate_squares(const std::byte* const* rows, std::size_t count, std::size_t m, double* lanes) {
+    accumulate_counted<T, true>(rows, count, nullptr, m, lanes);
+}
+
+template <Storage T>
+void axpy(double a, const std::byte* row, double* y, std::size_t m) {
+    const std::size_t whole = m - m % kLanes;
+    Vec factor;
+    for (std::size_t i = 0; i < W; ++i) factor[i] = a;
+    for (std::size_t j = 0; j < whole; j += W) {
+        const Vec sum = fused(Stored<T>::load(row + j * item_size(T)), factor, load_as<Vec>(y + j));
+        std::memcpy(y + j, &sum, sizeof sum);
+    }
+    if (whole == m) return;
+    double tail[kLanes];
+    load_tail<T>(row + whole * item_size(T), m - whole, tail);
+    for (std::size_t j = whole; j < m; ++j) y[j] = std::fma(tail[j - whole], a, y[j]);
+}
+
+template <Storage T>
+void widen(const std::byte* row, double* y, std::size_t m) {
+    const std::size_t whole = m - m % kLanes;
+    for (std::size_t j = 0; j < whole; j += W) {
+        const Vec v = Stored<T>::load(row + j * item_size(T));
+        std::memcpy(y + j, &v, sizeof v);
+    }
+    if (whole == m) return;
+    double tail[kLanes];
+    load_tail<T>(row + whole * item_size(T), m - whole, tail);
+    for (std::size_t j = whole; j < m; ++j) y[j] = tail[j - whole];
+}
+
+template <Storage T>
+constexpr Kernels kernels_for() {
+    return {&accumulate<T>, &accumulate_squares<T>, &axpy<T>, &widen<T>};
+}
+
+}  // namespace
+
+const KernelSet& PYSUBMOD_KERNELS() {
+    static const KernelSet set{PYSUBMOD_KERNELS_NAME,
+                               {kernels_for<Storage::float16>(), kernels_for<Storage::bfloat16>(),
+                                kernels_for<Storage::float32>(), kernels_for<Storage::float64>()}};
+    return set;
+}
+
+}  // namespace pysubmod::cpu

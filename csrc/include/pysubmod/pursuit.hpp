@@ -1,0 +1,244 @@
+// The selection loop, written once over any source. The specification is docs/design.md, section 2.
+#pragma once
+
+#include <chrono>
+#include <optional>
+#include <vector>
+
+#include "pysubmod/refit.hpp"
+#include "pysubmod/source.hpp"
+
+namespace pysubmod {
+
+// All that the refit asks about row i; `row` holds its row of C and must live as long as the answer is used.
+template <Source S>
+Refit::Member describe_member(S& source, const Refit& refit, Index i, std::optional<double> correlation,
+                              std::vector<double>& row) {
+    row.resize(refit.size());
+    source.gram_row(i, refit.ids(), row);
+    const double g =
+        correlation ? *correlation : source.linear(i) - dot(row.data(), refit.weights().data(), row.size());
+    return {i, row, source.diagonal(i), source.linear(i), g};
+}
+
+// Corrects the weights once by the true residual (the source must hold the present ones) and returns the objective,
+// 1/2 <w, c + g>: exact to second order in what is still wrong with w.
+template <Source S>
+double refine_value(S& source, Refit& refit) {
+    std::vector<double> g(refit.size());
+    source.correlations(refit.ids(), g);
+    double twice = 0.0;
+    for (std::size_t m = 0; m < g.size(); ++m) twice += refit.weights()[m] * (source.linear(refit.ids()[m]) + g[m]);
+    return 0.5 * twice + refit.refine(g);
+}
+
+template <Source S>
+class Pursuit {
+  public:
+    Pursuit(S& source, PartitionMatroid matroid, const Options& options, Monitor& monitor)
+        : source_(source),
+          matroid_(std::move(matroid)),
+          options_(options),
+          monitor_(monitor),
+          refit_({options.nonneg, source.scale(), source.rank_tolerance(), source.in_range()}),
+          path_(source.rank_tolerance()) {}
+
+    Solution run(std::span<const Index> initial) {
+        rank_ = matroid_.rank();
+        residual_norm_ = source_.target_norm();
+        start_from(initial);
+        solution_.status = climb();
+        finish();
+        return std::move(solution_);
+    }
+
+  private:
+    using Outcome = Refit::Outcome;
+
+    void start_from(std::span<const Index> initial) {
+        for (const Index i : initial) {
+            if (!matroid_.has_budget(i))
+                throw InvalidArgument("initial: row " + std::to_string(i) + " takes its group over its budget");
+            Refit::Member member = describe(i, std::nullopt);
+            const Outcome outcome = refit_.add(member);
+            if (outcome != Outcome::improved) refit_.add_idle(member);
+            extend_path(i);
+            take(i, refit_.last_gain());
+        }
+        if (!initial.empty()) settle(true);
+    }
+
+    Status climb() {
+        Ask ask = Ask::improving;
+        for (;;) {
+            if (matroid_.full()) return Status::budget;
+            if (matroid_.exhausted()) return Status::exhausted;
+            if (ask == Ask::improving && options_.tol > 0.0 &&
+                residual_norm_ <= options_.tol * source_.target_norm())
+                return Status::tolerance;
+            const Best best = next(ask);
+            if (best.index < 0) {
+                if (!options_.fill) return best.saw_barred ? Status::rank_deficient : Status::no_gain;
+                ask = Ask::any;
+                continue;
+            }
+            if (ask == Ask::any)
+                add_filler(best.index);
+            else if (!accept(best))
+                continue;
+            if (tell(best.index)) return Status::stopped;
+        }
+    }
+
+    // The best candidate. For rule = greedy a score may be only an upper bound of the gain (w >= 0, or a dependent row); an
+    // exact one needs a refit, so evaluate lazily, best bound first, until the best is known exactly.
+    Best next(Ask ask) {
+        for (;;) {
+            const Best best = source_.best(matroid_, ask);
+            if (best.index < 0 || ask == Ask::any || options_.rule != Rule::greedy || source_.is_exact(best.index))
+                return best;
+            Outcome outcome{};
+            const double gain = refit_.trial_gain(describe(best.index, best.correlation), outcome);
+            if (outcome == Outcome::improved && gain > 0.0)
+                source_.set_exact(best.index, std::sqrt(2.0 * gain));
+            else
+                source_.mark(best.index, Mark::barred);
+        }
+    }
+
+    // Takes the candidate if it really helps; bars it until the next accepted pick if not.
+    bool accept(const Best& best) {
+        if (refit_.add(describe(best.index, best.correlation)) != Outcome::improved) {
+            source_.mark(best.index, Mark::barred);
+            return false;
+        }
+        const double before = solution_.objective;
+        extend_path(best.index);
+        take(best.index, refit_.last_gain());
+        settle(solution_.objective > before);
+        return true;
+    }
+
+    void add_filler(Index i) {
+        take(i, 0.0);
+        solution_.residual_norms.push_back(residual_norm_);
+        ++solution_.n_filled;
+    }
+
+    Refit::Member describe(Index i, std::optional<double> correlation) {
+        return describe_member(source_, refit_, i, correlation, row_);
+    }
+
+    void take(Index i, double gain) {
+        matroid_.take(i);
+        source_.mark(i, Mark::selected);
+        solution_.indices.push_back(i);
+        solution_.gains.push_back(gain);
+        solution_.objective += gain;
+    }
+
+    // After the weights changed: zero members may go, the residual follows, whoever was barred may try again. Members go only
+    // when the objective grew in float64: it cannot do so for ever, so the loop ends.
+    void settle(bool grew) {
+        source_.clear_barred();
+        if (options_.release_zeros && grew) release_zeros();
+        residual_norm_ = source_.set_weights(refit_.ids(), refit_.weights(), refit_.current_scale());
+        solution_.residual_norms.resize(solution_.indices.size(), residual_norm_);
+    }
+
+    void release_zeros() {
+        std::size_t kept = 0, kept_norms = 0;  // the member that came last has no residual norm yet
+        for (std::size_t m = 0; m < refit_.size(); ++m) {  // members and solution stand in the same order until `fill`
+            if (!refit_.is_active(m)) {
+                matroid_.give_back(refit_.ids()[m]);
+                source_.mark(refit_.ids()[m], Mark::none);
+                continue;
+            }
+            solution_.indices[kept] = solution_.indices[m];
+            solution_.gains[kept] = solution_.gains[m];
+            if (m < solution_.residual_norms.size()) solution_.residual_norms[kept_norms++] = solution_.residual_norms[m];
+            ++kept;
+        }
+        if (kept == refit_.size()) return;
+        solution_.residual_norms.resize(kept_norms);
+        solution_.indices.resize(kept);
+        solution_.gains.resize(kept);
+        refit_.remove_idle();
+    }
+
+    // rule = greedy scores by Schur complements given the members so far. Members that left (release_zeros) stay in this
+    // factor: a larger one only loosens the bound it gives.
+    void extend_path(Index i) {
+        if (options_.rule != Rule::greedy) return;
+        row_.resize(path_members_.size());
+        source_.gram_row(i, path_members_, row_);
+        if (!path_.append(row_, source_.diagonal(i))) return;
+        path_members_.push_back(i);
+        const auto l = path_.row(path_.size() - 1);
+        source_.deflate(i, l.first(l.size() - 1), l.back());
+    }
+
+    bool tell(Index i) {
+        return monitor_.picked({static_cast<Index>(solution_.indices.size()), rank_, i, solution_.gains.back(),
+                                solution_.objective, residual_norm_});
+    }
+
+    void finish() {
+        solution_.objective = refine_value(source_, refit_);
+        solution_.weights.assign(refit_.weights().begin(), refit_.weights().end());
+        solution_.weights.resize(solution_.indices.size(), 0.0);  // fillers
+        solution_.target_norm = source_.target_norm();
+        solution_.scale = source_.scale();
+    }
+
+    S& source_;
+    PartitionMatroid matroid_;
+    Options options_;
+    Monitor& monitor_;
+    Refit refit_;
+    GrowingCholesky path_;
+    std::vector<Index> path_members_;
+    std::vector<double> row_;
+    Solution solution_;
+    double residual_norm_ = kUnknown;
+    Index rank_ = 0;
+};
+
+// The value, the weights and (if asked) all gains of distinct members that somebody else chose, in any order.
+template <Source S>
+Evaluation evaluate_support(S& source, Index n, std::span<const Index> members, bool nonneg, bool with_gains,
+                            Monitor& monitor) {
+    Refit refit({nonneg, source.scale(), source.rank_tolerance(), source.in_range()});
+    std::vector<double> row;
+    const auto describe = [&](Index i, std::optional<double> correlation) {
+        if (monitor.interrupted()) throw Interrupted();
+        return describe_member(source, refit, i, correlation, row);
+    };
+    for (const Index i : members) {
+        const Refit::Member member = describe(i, std::nullopt);
+        if (refit.add(member) != Refit::Outcome::improved) refit.add_idle(member);
+    }
+    Evaluation result;
+    source.set_weights(members, refit.weights(), refit.current_scale());
+    result.objective = refine_value(source, refit);
+    result.residual_norm = source.set_weights(members, refit.weights(), refit.current_scale());
+    result.weights.assign(refit.weights().begin(), refit.weights().end());
+    if (!with_gains) return result;
+
+    std::vector<Index> others;
+    std::vector<char> inside(static_cast<std::size_t>(n), 0);
+    for (const Index i : members) inside[static_cast<std::size_t>(i)] = 1;
+    for (Index i = 0; i < n; ++i)
+        if (!inside[static_cast<std::size_t>(i)]) others.push_back(i);
+    std::vector<double> g(others.size());
+    source.correlations(others, g);
+    result.gains.assign(static_cast<std::size_t>(n), 0.0);
+    for (std::size_t j = 0; j < others.size(); ++j) {
+        Refit::Outcome outcome{};
+        const double gain = refit.trial_gain(describe(others[j], g[j]), outcome);
+        if (outcome == Refit::Outcome::improved) result.gains[static_cast<std::size_t>(others[j])] = gain;
+    }
+    return result;
+}
+
+}  // namespace pysubmod

@@ -1,0 +1,349 @@
+// The weights of a growing support, exactly: max <w, c> - 1/2 w' C w over w on S, free or w >= 0.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "pysubmod/error.hpp"
+#include "pysubmod/growing_cholesky.hpp"
+#include "pysubmod/types.hpp"
+
+namespace pysubmod {
+
+// Members enter one at a time and are never reordered. The *active* members are those in the Cholesky factor; all
+// others have weight zero. With w >= 0 this is the active set method of Lawson and Hanson (Solving Least Squares Problems, 1974,
+// ch. 23) on the factor, started from the weights before: a member enters by `append`, leaves by Givens rotations.
+// It ends at the exact optimum; there is no step size and no number of iterations to choose.
+class Refit {
+  public:
+    struct Settings {
+        bool nonneg = true;
+        double scale = 1.0;  // E_0 of docs/design.md: the size of the problem before anything is selected
+        double rank_tolerance = kRankTolerance;
+        bool in_range = true;  // c = G t exactly, so that no direction can be unbounded
+    };
+    // What is known about a new member: its row of C against the members so far, its diagonal, linear term and
+    // correlation at the present weights.
+    struct Member {
+        Index id;
+        std::span<const double> c_row;
+        double c_ii;
+        double linear;
+        double correlation;
+    };
+    enum class Outcome { improved, no_gain, dependent };
+
+    explicit Refit(const Settings& settings) : settings_(settings), factor_(settings.rank_tolerance) {}
+
+    std::size_t size() const { return ids_.size(); }
+    std::span<const Index> ids() const { return ids_; }
+    std::span<const double> weights() const { return w_; }
+    bool is_active(std::size_t m) const { return place_[m] != kInactive; }
+    double last_gain() const { return gain_; }
+
+    // E of docs/design.md, the unit of every tolerance: the size of the numbers that a correlation is the difference of.
+    double current_scale() const {
+        double terms = 0.0;
+        for (std::size_t m = 0; m < size(); ++m) terms += std::abs(w_[m]) * std::sqrt(diagonal(m));
+        return std::max(settings_.scale, terms);
+    }
+
+    // Adds a member and moves to the new optimum. If that gains nothing (`no_gain`, `dependent`) the member is not kept
+    // and nothing changes. With free weights an independent member is always kept: it may matter after the next one.
+    // Throws Unbounded if the objective has no maximum.
+    Outcome add(const Member& member) {
+        scale_ = current_scale();
+        push(member);
+        const std::vector<double> w_before = w_, g_before = g_;
+        std::optional<Refit> undo;
+        Outcome outcome = Outcome::no_gain;
+        if (!settings_.nonneg || helps(size() - 1)) outcome = enter(size() - 1, undo);
+        gain_ = 0.0;
+        if (outcome == Outcome::improved) {
+            if (settings_.nonneg) let_idle_members_enter();
+            settle_gain(w_before, g_before);
+            if (!undo || gain_ > 0.0) return outcome;
+            *this = *std::move(undo);
+            outcome = Outcome::no_gain;
+        }
+        pop();
+        return outcome;
+    }
+
+    // Keeps a member with weight zero, whatever it might gain.
+    void add_idle(const Member& member) { push(member); }
+
+    // The gain that `add` would have; this object does not change.
+    double trial_gain(const Member& member, Outcome& outcome) const {
+        Refit copy(*this);
+        outcome = copy.add(member);
+        return copy.last_gain();
+    }
+
+    // Corrected seminormal equations: `g` is the true gradient at the present weights, formed from the rows and not
+    // from the normal equations; one step C_PP^-1 g_P brings the weights to the accuracy of an orthogonal
+    // factorisation (Bjorck 1987). Returns the objective that is gained.
+    double refine(std::span<const double> g) {
+        target_.resize(active_.size());
+        for (std::size_t p = 0; p < active_.size(); ++p) target_[p] = g[active_[p]];
+        factor_.solve(target_);
+        double gained = 0.0;
+        for (std::size_t p = 0; p < active_.size(); ++p) {
+            double& w = w_[active_[p]];
+            const double before = w;
+            w += target_[p];
+            if (settings_.nonneg) w = std::max(w, 0.0);
+            gained += 0.5 * g[active_[p]] * (w - before);
+        }
+        return gained;
+    }
+
+    // Forgets every member that is not active; the order of the others stays.
+    void remove_idle() {
+        std::vector<std::size_t> kept;
+        for (std::size_t m = 0; m < size(); ++m)
+            if (is_active(m)) kept.push_back(m);
+        std::vector<double> gram;
+        for (std::size_t a = 0; a < kept.size(); ++a)
+            for (std::size_t b = 0; b <= a; ++b) gram.push_back(entry(kept[a], kept[b]));
+        gram_ = std::move(gram);
+        for (std::size_t a = 0; a < kept.size(); ++a) {
+            const std::size_t m = kept[a];
+            ids_[a] = ids_[m], c_[a] = c_[m], w_[a] = w_[m], g_[a] = g_[m], place_[a] = place_[m];
+            active_[place_[a]] = a;
+        }
+        for (auto* list : {&c_, &w_, &g_}) list->resize(kept.size());
+        ids_.resize(kept.size());
+        place_.resize(kept.size());
+    }
+
+  private:
+    static constexpr std::size_t kInactive = static_cast<std::size_t>(-1);
+
+    double entry(std::size_t a, std::size_t b) const {
+        return a >= b ? gram_[a * (a + 1) / 2 + b] : gram_[b * (b + 1) / 2 + a];
+    }
+    double diagonal(std::size_t m) const { return entry(m, m); }
+    double unit(std::size_t m) const { return scale_ * std::sqrt(diagonal(m)); }
+    double height(std::size_t m) const { return settings_.nonneg ? g_[m] : std::abs(g_[m]); }
+    bool helps(std::size_t m) const { return height(m) > kScoreTolerance * unit(m); }
+
+    void push(const Member& member) {
+        gram_.insert(gram_.end(), member.c_row.begin(), member.c_row.end());
+        gram_.push_back(member.c_ii);
+        ids_.push_back(member.id);
+        c_.push_back(member.linear);
+        g_.push_back(member.correlation);
+        w_.push_back(0.0);
+        place_.push_back(kInactive);
+    }
+    void pop() {
+        gram_.resize(gram_.size() - size());
+        for (auto* list : {&c_, &w_, &g_}) list->pop_back();
+        ids_.pop_back();
+        place_.pop_back();
+    }
+
+    bool activate(std::size_t m) {
+        column_.resize(active_.size());
+        for (std::size_t p = 0; p < active_.size(); ++p) column_[p] = entry(m, active_[p]);
+        if (!factor_.append(column_, diagonal(m))) return false;
+        place_[m] = active_.size();
+        active_.push_back(m);
+        const auto row = factor_.row(place_[m]);
+        forward_.push_back((c_[m] - dot(row.data(), forward_.data(), place_[m])) / row[place_[m]]);
+        return true;
+    }
+    void deactivate(std::size_t m) {
+        const std::size_t place = place_[m];
+        factor_.drop(place);
+        active_.erase(active_.begin() + static_cast<std::ptrdiff_t>(place));
+        for (std::size_t p = place; p < active_.size(); ++p) place_[active_[p]] = p;
+        place_[m] = kInactive;
+        w_[m] = 0.0;
+        forward_.resize(active_.size());
+        for (std::size_t p = place; p < active_.size(); ++p) {  // L^-1 c is unchanged above the dropped row
+            const auto row = factor_.row(p);
+            forward_[p] = (c_[active_[p]] - dot(row.data(), forward_.data(), p)) / row[p];
+        }
+    }
+
+    // Brings member m, with w_m = 0, into the factor and climbs to the optimum over the active members. A dependent
+    // member may trade places with an active one; `undo` then holds the state before, should that gain nothing.
+    Outcome enter(std::size_t m, std::optional<Refit>& undo) {
+        bool fresh = true;
+        if (!activate(m)) {
+            undo.emplace(*this);
+            if (!follow_ray(m)) {
+                undo.reset();
+                if (may_be_unbounded(m)) throw_unbounded(m);
+                return Outcome::dependent;
+            }
+            fresh = false;
+        }
+        do {
+            target_ = forward_;
+            factor_.solve_upper(target_);
+            if (fresh && settings_.nonneg && !(target_[place_[m]] > 0.0)) {
+                deactivate(m);  // m came last, so this only forgets it
+                return Outcome::no_gain;
+            }
+            fresh = false;
+        } while (settings_.nonneg && step_towards_target());
+        for (std::size_t p = 0; p < active_.size(); ++p) w_[active_[p]] = target_[p];
+        return Outcome::improved;
+    }
+
+    // Moves w towards `target_` until the first active member reaches zero and drops it; false if none does.
+    bool step_towards_target() {
+        double share = 1.0;
+        bool blocked = false;
+        for (std::size_t p = 0; p < active_.size(); ++p) {
+            if (target_[p] > 0.0) continue;
+            const double w = w_[active_[p]];
+            share = std::min(share, w > 0.0 ? w / (w - target_[p]) : 0.0);
+            blocked = true;
+        }
+        if (!blocked) return false;
+        for (std::size_t p = active_.size(); p-- > 0;) {
+            const std::size_t m = active_[p];
+            const double w = w_[m];
+            const bool reaches_zero = target_[p] <= 0.0 && !(w > 0.0 && w / (w - target_[p]) > share);
+            if (reaches_zero)
+                deactivate(m);
+            else
+                w_[m] = w + share * (target_[p] - w);
+        }
+        return true;
+    }
+
+    // Along a dependent member m the objective rises without bending: w_P - a v, w_m = a with v = C_PP^-1 C_Pm. With
+    // w >= 0 the ray ends where an active member reaches zero; that one leaves, and m may be independent of the rest.
+    // False, and nothing changed, if the ray has no end.
+    bool follow_ray(std::size_t m) {
+        if (!settings_.nonneg) return false;
+        bool moved = false;
+        do {
+            target_.resize(active_.size());
+            for (std::size_t p = 0; p < active_.size(); ++p) target_[p] = entry(m, active_[p]);
+            factor_.solve(target_);
+            double length = std::numeric_limits<double>::infinity();
+            std::size_t blocking = kInactive;
+            bool ends = false;
+            for (std::size_t p = 0; p < active_.size(); ++p) {
+                const double slope = target_[p];
+                if (!(slope > 0.0)) continue;
+                ends = ends || slope * slope * diagonal(active_[p]) > settings_.rank_tolerance * diagonal(m);
+                const double reach = w_[active_[p]] / slope;
+                if (reach < length) blocking = active_[p], length = reach;
+            }
+            if (!ends) {
+                if (moved) throw_unbounded(m);
+                return false;
+            }
+            for (std::size_t p = 0; p < active_.size(); ++p) {
+                double& w = w_[active_[p]];
+                w = std::max(0.0, w - length * target_[p]);
+            }
+            w_[m] += length;
+            deactivate(blocking);
+            moved = true;
+        } while (!activate(m));
+        return true;
+    }
+
+    bool may_be_unbounded(std::size_t m) const {
+        return !settings_.in_range && height(m) > 10.0 * std::sqrt(settings_.rank_tolerance) * unit(m);
+    }
+    [[noreturn]] void throw_unbounded(std::size_t m) const {
+        throw Unbounded("the objective is unbounded: row " + std::to_string(ids_[m]) +
+                        " depends linearly on rows already selected, but the linear term (c, or the tilt) rewards it all "
+                        "the same; pass ridge > 0, or tilt = 0 with c = G t");
+    }
+
+    // KKT: while an idle member has a positive multiplier, let the steepest one enter. In exact arithmetic no active set
+    // comes twice; when rounding makes one come back, the multipliers left are noise and the search is over.
+    void let_idle_members_enter() {
+        std::vector<std::uint64_t> seen = {active_set_signature()};
+        std::vector<char> skipped(size(), 0);
+        for (;;) {
+            update_idle_correlations();
+            const std::size_t m = steepest_idle(skipped);
+            if (m == kInactive) return;
+            std::optional<Refit> undo;
+            if (enter(m, undo) != Outcome::improved) {
+                skipped[m] = 1;
+                continue;
+            }
+            const std::uint64_t signature = active_set_signature();
+            if (std::find(seen.begin(), seen.end(), signature) != seen.end()) break;
+            seen.push_back(signature);
+        }
+        update_idle_correlations();
+    }
+
+    // Among idle members that help, the largest g_m / sqrt(C_mm); the first of those that rounding cannot tell apart.
+    std::size_t steepest_idle(const std::vector<char>& skipped) const {
+        const auto slope = [&](std::size_t m) {
+            return is_active(m) || skipped[m] || !helps(m) ? 0.0 : g_[m] / std::sqrt(diagonal(m));
+        };
+        double best = 0.0;
+        for (std::size_t m = 0; m < size(); ++m) best = std::max(best, slope(m));
+        if (best == 0.0) return kInactive;
+        std::size_t m = 0;
+        while (!(slope(m) > 0.0 && slope(m) >= best - 2.0 * kScoreTolerance * scale_)) ++m;
+        return m;
+    }
+
+    void update_idle_correlations() {
+        for (std::size_t m = 0; m < size(); ++m) {
+            if (is_active(m)) continue;
+            double g = c_[m];
+            for (const std::size_t a : active_) g -= entry(m, a) * w_[a];
+            g_[m] = g;
+        }
+    }
+
+    std::uint64_t active_set_signature() const {
+        std::uint64_t signature = 0;
+        for (const std::size_t m : active_) {  // splitmix64 of each member, combined in any order
+            std::uint64_t z = (static_cast<std::uint64_t>(m) + 1) * 0x9e3779b97f4a7c15ULL;
+            z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
+            z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
+            signature += z ^ (z >> 31);
+        }
+        return signature;
+    }
+
+    // gain = 1/2 sum (g_old + g_new)(w_new - w_old): for a member that stays active both correlations are an exact zero,
+    // so nothing cancels however small the gain.
+    void settle_gain(const std::vector<double>& w_before, const std::vector<double>& g_before) {
+        gain_ = 0.0;
+        for (std::size_t m = 0; m < size(); ++m) {
+            if (is_active(m)) g_[m] = 0.0;
+            gain_ += 0.5 * (g_before[m] + g_[m]) * (w_[m] - w_before[m]);
+        }
+    }
+
+    Settings settings_;
+    GrowingCholesky factor_;
+    // By member, in the order they came.
+    std::vector<Index> ids_;
+    std::vector<double> gram_;  // packed lower triangle of C_SS
+    std::vector<double> c_, w_;
+    std::vector<double> g_;  // correlations: zero when active, as of the last refit when idle
+    std::vector<std::size_t> place_;
+    // By place in the factor.
+    std::vector<std::size_t> active_;
+    std::vector<double> forward_;  // L^-1 c_P
+    std::vector<double> target_, column_;
+    double gain_ = 0.0;
+    double scale_ = 0.0;  // current_scale() when the refit at hand began
+};
+
+}  // namespace pysubmod

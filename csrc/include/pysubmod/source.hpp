@@ -1,0 +1,55 @@
+// The seam: what the pursuit asks of the data. Adding a source (a device, a disk, ranks) means writing these functions.
+#pragma once
+
+#include <concepts>
+#include <span>
+
+#include "pysubmod/partition_matroid.hpp"
+#include "pysubmod/types.hpp"
+
+namespace pysubmod {
+
+// Marks of a row that the source keeps, because they have size n.
+enum class Mark : std::uint8_t {
+    none,
+    selected,
+    barred  // cannot help until the next accepted pick
+};
+
+// The answer to "who is next?".
+struct Best {
+    Index index = -1;      // -1: no eligible row helps
+    double correlation = 0.0;  // g_i
+    bool saw_barred = false;  // a barred row was passed over
+};
+
+enum class Ask {
+    improving,  // only rows that raise the objective, by the rule's score
+    any         // every row that may be taken, by height: what `fill` takes
+};
+
+// K = G G' (no ridge); C = K + ridge I; c = G t + tilt/2 diag K; g = c - C w at the weights last set.
+// Everything is float64 and independent of the number of threads. A source reads its data in place and never writes to it.
+template <class S>
+concept Source = requires(S& s, const S& cs, Index i, std::span<const Index> members, std::span<const double> in,
+                          std::span<double> out, const PartitionMatroid& matroid, Mark mark, Ask ask, double x) {
+    { cs.scale() } -> std::convertible_to<double>;           // E_0: the unit of every tolerance before the first pick
+    { cs.target_norm() } -> std::convertible_to<double>;     // ||t||, or kUnknown
+    { cs.rank_tolerance() } -> std::convertible_to<double>;  // kRankTolerance unless K itself is coarser
+    { cs.in_range() } -> std::convertible_to<bool>;          // c = G t exactly: no direction is unbounded
+    { cs.diagonal(i) } -> std::convertible_to<double>;       // C_ii
+    { cs.linear(i) } -> std::convertible_to<double>;         // c_i
+    { s.gram_row(i, members, out) };                         // out[j] = K[i, members[j]]; O(|members| d)
+    // The weights and E, the unit of tolerances that goes with them; returns ||r|| or kUnknown; O(|members| d).
+    { s.set_weights(members, in, x) } -> std::convertible_to<double>;
+    { s.correlations(members, out) };                        // g of a few rows, from the residual; O(|members| d)
+    { s.best(matroid, ask) } -> std::same_as<Best>;          // g of all eligible rows in ONE pass, then the argmax
+    { s.mark(i, mark) };
+    { s.clear_barred() };
+    // For rule = greedy only.
+    { s.deflate(i, in, x) };    // K[:, i] in one pass, minus its part in the rows before: in = row of the factor, x its end
+    { cs.is_exact(i) } -> std::convertible_to<bool>;  // best() returned i by its exact gain, not by a bound
+    { s.set_exact(i, x) };      // sqrt(2 * exact gain) of i, valid until the weights change
+};
+
+}  // namespace pysubmod
