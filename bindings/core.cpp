@@ -1,0 +1,217 @@
+// pysubmod._core: plain functions over the plain doors of csrc/include/pysubmod/solve.hpp.
+#include "pysubmod/solve.hpp"
+
+#include <pybind11/stl.h>
+
+#include <chrono>
+#include <exception>
+#include <map>
+#include <optional>
+#include <string>
+
+#include "arrays.hpp"
+#include "pysubmod/error.hpp"
+
+namespace {
+
+using namespace pysubmod;
+using namespace pysubmod::bindings;
+
+// Carries the solver's questions to Python. The solver runs without the GIL; each question takes it. What Python raises is kept
+// and thrown again at the door, when every thread of the solve has stopped.
+class PythonMonitor : public Monitor {
+  public:
+    explicit PythonMonitor(const py::object& callback) : callback_(callback), wanted_(!callback.is_none()) {}
+
+    bool interrupted() override {
+        const auto now = std::chrono::steady_clock::now();
+        if (now < next_look_) return false;
+        next_look_ = now + std::chrono::milliseconds(20);
+        const py::gil_scoped_acquire gil;
+        return keep_error([] {
+            if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+            return false;
+        });
+    }
+
+    bool picked(const Progress& progress) override {
+        if (!wanted_) {
+            if (interrupted()) throw Interrupted();
+            return false;
+        }
+        const py::gil_scoped_acquire gil;
+        const bool stop = keep_error([&] {
+            if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+            const py::object answer = callback_(progress.n_selected, progress.rank, progress.index, progress.gain,
+                                                progress.objective, progress.residual_norm);
+            return py::cast<bool>(py::bool_(answer));
+        });
+        if (error_) throw Interrupted();
+        return stop;
+    }
+
+    void rethrow() {
+        if (error_) std::rethrow_exception(error_);
+    }
+
+  private:
+    template <class Call>
+    bool keep_error(Call call) {
+        try {
+            return call();
+        } catch (...) {
+            error_ = std::current_exception();
+            return true;
+        }
+    }
+
+    const py::object& callback_;
+    bool wanted_;
+    std::exception_ptr error_;
+    std::chrono::steady_clock::time_point next_look_{};
+};
+
+// Runs `work(monitor)` without the GIL and turns Interrupted back into the Python error that caused it.
+template <class Work>
+auto without_gil(const py::object& callback, Work work) {
+    PythonMonitor monitor(callback);
+    try {
+        const py::gil_scoped_release release;
+        return work(monitor);
+    } catch (const Interrupted&) {
+        monitor.rethrow();
+        throw;
+    }
+}
+
+template <class Value>
+Value named(const std::map<std::string, Value>& names, const std::string& name, const char* argument) {
+    const auto found = names.find(name);
+    if (found == names.end()) throw InvalidArgument(std::string(argument) + ": unknown name '" + name + "'");
+    return found->second;
+}
+
+const std::map<std::string, Rule> kRules = {
+    {"omp", Rule::omp}, {"normalized", Rule::normalized}, {"greedy", Rule::greedy}};
+
+const char* name_of(Status status) {
+    switch (status) {
+        case Status::budget: return "budget";
+        case Status::tolerance: return "tolerance";
+        case Status::no_gain: return "no_gain";
+        case Status::rank_deficient: return "rank_deficient";
+        case Status::exhausted: return "exhausted";
+        case Status::stopped: return "stopped";
+    }
+    return "unknown";
+}
+
+// Either (rows, target), `blocks` being a list of two-dimensional arrays, or (one K, linear) with is_gram.
+Problem problem_of(const py::list& blocks, const Array<double>& vector, bool is_gram, double target_norm) {
+    Problem problem;
+    for (const py::handle block : blocks) problem.rows.push_back(rows_of(py::cast<py::array>(block)));
+    problem.is_gram = is_gram;
+    if (!is_gram) {
+        problem.target = view(vector);
+        for (const py::handle block : blocks)
+            if (py::cast<py::array>(block).shape(1) != vector.size())
+                throw std::invalid_argument("every block of rows must have as many columns as the target");
+        return problem;
+    }
+    if (problem.rows.size() != 1) throw std::invalid_argument("one Gram matrix expected");
+    problem.gram = problem.rows[0];
+    problem.rows.clear();
+    problem.linear = view(vector);
+    problem.target_norm = target_norm;
+    const auto k = py::cast<py::array>(blocks[0]);
+    if (k.shape(0) != vector.size() || k.shape(1) != vector.size() || k.strides(1) != k.itemsize())
+        throw std::invalid_argument("K must be (n, n) with contiguous rows, n = len(linear)");
+    return problem;
+}
+
+Options options_of(const py::dict& given) {
+    Options options;
+    options.ridge = py::cast<double>(given["ridge"]);
+    options.tilt = py::cast<double>(given["tilt"]);
+    options.nonneg = py::cast<bool>(given["nonneg"]);
+    if (!given.contains("rule")) return options;
+    options.tol = py::cast<double>(given["tol"]);
+    options.fill = py::cast<bool>(given["fill"]);
+    options.release_zeros = py::cast<bool>(given["release_zeros"]);
+    options.rule = named(kRules, py::cast<std::string>(given["rule"]), "rule");
+    return options;
+}
+
+py::dict solve(const py::list& blocks, const Array<double>& vector, bool is_gram, double target_norm,
+                const Array<std::int32_t>& group_of, const Array<Index>& budgets,
+                const std::optional<Array<std::uint8_t>>& candidates, const Array<Index>& initial,
+                const py::dict& options, int n_threads, const std::optional<std::string>& kernels,
+                const py::object& callback) {
+    const Problem problem = problem_of(blocks, vector, is_gram, target_norm);
+    Constraint constraint{view(group_of), view(budgets), {}, view(initial)};
+    if (candidates) constraint.candidates = view(*candidates);
+    const Options parsed = options_of(options);
+    const Execution execution{n_threads, kernels ? kernels->c_str() : nullptr};
+    const Solution solution = without_gil(callback, [&](Monitor& monitor) {
+        return solve_cpu(problem, constraint, parsed, execution, monitor);
+    });
+    py::dict out;
+    out["indices"] = to_numpy(solution.indices);
+    out["weights"] = to_numpy(solution.weights);
+    out["gains"] = to_numpy(solution.gains);
+    out["residual_norms"] = to_numpy(solution.residual_norms);
+    out["objective"] = solution.objective;
+    out["target_norm"] = solution.target_norm;
+    out["status"] = name_of(solution.status);
+    out["n_filled"] = solution.n_filled;
+    out["passes"] = solution.passes;
+    out["bytes_read"] = solution.bytes_read;
+    out["threads"] = solution.threads;
+    out["seconds_prepare"] = solution.seconds_prepare;
+    out["seconds_pursuit"] = solution.seconds_pursuit;
+    return out;
+}
+
+py::dict evaluate(const py::list& blocks, const Array<double>& vector, bool is_gram, double target_norm,
+                  const Array<Index>& members, bool with_gains, const py::dict& options, int n_threads) {
+    const Problem problem = problem_of(blocks, vector, is_gram, target_norm);
+    const Options parsed = options_of(options);
+    const Execution execution{n_threads, nullptr};
+    const auto support = view(members);
+    const Evaluation evaluation = without_gil(py::none(), [&](Monitor& monitor) {
+        return evaluate_cpu(problem, support, parsed, with_gains, execution, monitor);
+    });
+    py::dict out;
+    out["weights"] = to_numpy(evaluation.weights);
+    out["gains"] = to_numpy(evaluation.gains);
+    out["objective"] = evaluation.objective;
+    out["residual_norm"] = evaluation.residual_norm;
+    return out;
+}
+
+py::dict build_info() {
+    py::dict info;
+#if defined(__clang__)
+    info["compiler"] = "clang " __clang_version__;
+#elif defined(__GNUC__)
+    info["compiler"] = "gcc " __VERSION__;
+#else
+    info["compiler"] = "unknown";
+#endif
+    info["kernels"] = widest_kernels();
+    return info;
+}
+
+}  // namespace
+
+// No state outlives a call, so free-threaded Python needs no lock here.
+PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
+    module.doc() = "The compiled core of pysubmod. Private: call it through pysubmod's Python functions.";
+    module.def("solve", &solve, py::arg("blocks"), py::arg("vector"), py::arg("is_gram"), py::arg("target_norm"),
+               py::arg("group_of").noconvert(), py::arg("budgets").noconvert(), py::arg("candidates"),
+               py::arg("initial").noconvert(), py::arg("options"), py::arg("n_threads"), py::arg("kernels"),
+               py::arg("callback"));
+    module.def("evaluate", &evaluate, py::arg("blocks"), py::arg("vector"), py::arg("is_gram"), py::arg("target_norm"),
+               py::arg("members").noconvert(), py::arg("with_gains"), py::arg("options"), py::arg("n_threads"));
+    module.def("build_info", &build_info);
+}

@@ -1,0 +1,32 @@
+"""Choose which training samples to learn from, by their gradients.
+
+``omp_partition(G, target, budgets, groups=labels)`` picks rows of the gradient matrix G whose weighted sum matches the target
+gradient, at most ``budgets[label]`` from each group.
+"""
+
+from __future__ import annotations
+
+from . import datasets
+from .config import estimate_memory, show_config
+from .matroid import PartitionMatroid
+from .omp import omp_partition
+from .problem import GradientMatching
+from .result import Selection, Status
+from .solvers import Progress, available_methods, solve
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GradientMatching",
+    "PartitionMatroid",
+    "Progress",
+    "Selection",
+    "Status",
+    "__version__",
+    "available_methods",
+    "datasets",
+    "estimate_memory",
+    "omp_partition",
+    "show_config",
+    "solve",
+]

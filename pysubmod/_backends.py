@@ -1,0 +1,32 @@
+"""The only module that imports the compiled extension modules, and what they can do on this machine."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+try:
+    from . import _core as core
+except ImportError as error:  # pragma: no cover - only a broken installation comes here
+    raise ImportError(
+        "pysubmod's compiled core cannot be loaded; build and install the package (pip install .) "
+        f"for this Python version. The loader says: {error}"
+    ) from error
+
+__all__ = ["core", "cuda_devices", "default_threads"]
+
+
+def default_threads() -> int:
+    """The number of CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cuda_devices() -> list[dict[str, Any]] | None:
+    """The CUDA devices that the driver reports; None if this build has no CUDA part."""
+    try:
+        from . import _cuda
+    except ImportError:
+        return None
+    return list(_cuda.devices())

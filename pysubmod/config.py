@@ -1,0 +1,92 @@
+"""What this installation is, and what a solve will need."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any, Literal, overload
+
+import numpy as np
+
+from ._backends import core, cuda_devices, default_threads
+from ._validation import as_choice, as_threads
+from .solvers.pursuit import RULES
+
+__all__ = ["estimate_memory", "show_config"]
+
+
+@overload
+def show_config(mode: Literal["stdout"] = "stdout") -> None: ...
+@overload
+def show_config(mode: Literal["dicts"]) -> dict[str, Any]: ...
+def show_config(mode: str = "stdout") -> dict[str, Any] | None:
+    """Print the version, compiler, vector kernels, threads and devices; with ``mode="dicts"`` return them.
+
+    Parameters
+    ----------
+    mode : {"stdout", "dicts"}
+        As in `numpy.show_config`.
+    """
+    from . import __version__
+
+    as_choice("mode", mode, ("stdout", "dicts"))
+    devices = cuda_devices()
+    config = {
+        "pysubmod": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "compiler": core.build_info()["compiler"],
+        "kernels": core.build_info()["kernels"],
+        "threads": default_threads(),
+        "cuda": {"built": devices is not None, "devices": devices or [], "solver": False},
+    }
+    if mode == "dicts":
+        return config
+    for key, value in config.items():
+        if key != "cuda":
+            print(f"{key:10} {value}")
+    names = ", ".join(f"{d['name']} (sm_{d['compute_capability']})" for d in devices or []) or "none"
+    built = f"device probe built, devices: {names}" if devices is not None else "not built"
+    print(f"{'cuda':10} {built}; this version solves on the CPU only")
+    return None
+
+
+def estimate_memory(
+    n: int, d: int, k: int, *, dtype: Any = "float32", rule: str = "omp", n_threads: int | None = None
+) -> dict[str, int]:
+    """Estimate the memory of ``omp_partition`` in bytes.
+
+    Parameters
+    ----------
+    n, d, k : int
+        Candidates, length of a gradient, picks.
+    dtype : str or dtype, default "float32"
+        Storage type of G ("bfloat16" is known too).
+    rule : {"omp", "normalized", "greedy"}
+        "greedy" keeps n x k float64 numbers more.
+    n_threads : int, optional
+        Default: the CPUs this process may use.
+
+    Returns
+    -------
+    dict
+        ``gradients`` (G itself, which is the caller's and never copied), ``solver`` (all that is allocated beside it,
+        at most; rows that are not contiguous are packed in small pieces, which is counted), ``total``.
+    """
+    as_choice("rule", rule, RULES)
+    threads = as_threads(n_threads)
+    for name, value in (("n", n), ("d", d), ("k", k)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+            raise ValueError(f"{name}: expected an integer of at least 0, got {value!r}")
+    try:
+        item = 2 if str(dtype) == "bfloat16" else np.dtype(dtype).itemsize
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"dtype: expected the name of a number type, got {dtype!r}") from error
+    k = min(k, n)
+    by_row = 12 * 8 * n  # linear term, diagonal, its root, correlations, scores, weights, row lists, marks, groups
+    by_column = 4 * 8 * d  # target, residual, one widened row
+    factor = 4 * 8 * k * (k + 1) // 2  # Gram and Cholesky triangles, with room to grow
+    packing = threads * 640 * 1024
+    greedy = 8 * (n * k + 2 * n) + factor if rule == "greedy" else 0
+    solver = by_row + by_column + factor + packing + greedy
+    return {"gradients": n * d * item, "solver": solver, "total": n * d * item + solver}

@@ -1,0 +1,196 @@
+"""The constraint: at most so many picks from each group."""
+
+from __future__ import annotations
+
+import numbers
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ._validation import as_array, as_groups, as_indices, is_integer, shown, type_name
+
+__all__ = ["PartitionMatroid"]
+
+Label = int | str
+
+
+class PartitionMatroid:
+    """At most ``budgets[label]`` members from each group.
+
+    Parameters
+    ----------
+    groups : (n,) array of int or str
+        The label of each row.
+    budgets : int, mapping, or sequence
+        ``{label: int}``; or a sequence aligned with the sorted labels; or one int, a plain cardinality, if all rows
+        have the same label. 0 excludes a group. A budget may exceed its group. A budget for a label that no row has
+        is a warning and counts as 0 picks: pools do run short of a domain.
+
+    Attributes
+    ----------
+    n : int
+        Number of rows.
+    labels : tuple of int or str
+        All labels that rows or budgets name, sorted.
+    codes : (n,) int32 array
+        Position of each row's label in `labels`.
+    budgets, sizes : (P,) int64 arrays
+        Budget and number of rows of each label.
+    rank : int
+        Size of the largest feasible selection, ``sum(min(budgets, sizes))``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a negative, fractional or boolean budget, a label without a budget, or labels that are neither int nor str.
+    """
+
+    def __init__(self, groups: Any, budgets: Any) -> None:
+        labels = as_groups(groups, _length("groups", groups))
+        self._set(labels, budgets, None)
+
+    @classmethod
+    def _masked(cls, groups: npt.NDArray[Any], budgets: Any, mask: npt.NDArray[np.bool_] | None) -> PartitionMatroid:
+        """For checked groups; only rows in `mask` need a budget for their label."""
+        matroid = cls.__new__(cls)
+        matroid._set(groups, budgets, mask)
+        return matroid
+
+    @classmethod
+    def _cardinality(cls, n: int, budget: Any) -> PartitionMatroid:
+        return cls._masked(np.zeros(n, np.int64), {0: as_budget("budgets", budget)}, None)
+
+    def _set(self, groups: npt.NDArray[Any], budgets: Any, mask: npt.NDArray[np.bool_] | None) -> None:
+        present, codes = np.unique(groups, return_inverse=True)
+        names: list[Label] = present.tolist()
+        given = _budgets_by_label(budgets, names)
+        _check_labels(names, given, codes if mask is None else codes[mask])
+        labels = _sorted_labels({*names, *given})
+        place = {label: p for p, label in enumerate(labels)}
+        self.n = len(groups)
+        self.labels: tuple[Label, ...] = tuple(labels)
+        to_place = np.array([place[name] for name in names], dtype=np.int32)
+        self.codes: npt.NDArray[np.int32] = to_place[codes.reshape(-1)] if names else np.empty(0, np.int32)
+        self.budgets: npt.NDArray[np.int64] = np.array([given.get(label, 0) for label in labels], dtype=np.int64)
+        self.sizes: npt.NDArray[np.int64] = np.bincount(self.codes, minlength=len(labels)).astype(np.int64)
+        for array in (self.codes, self.budgets, self.sizes):
+            array.setflags(write=False)
+
+    @property
+    def rank(self) -> int:
+        return int(np.minimum(self.budgets, self.sizes).sum())
+
+    def counts(self, indices: Any) -> dict[Label, int]:
+        """Number of the given rows in each group, ``{label: n}``."""
+        rows = as_indices(indices, self.n, "indices")
+        totals = np.bincount(self.codes[rows], minlength=len(self.labels))
+        return dict(zip(self.labels, totals.tolist(), strict=True))
+
+    def is_feasible(self, indices: Any) -> bool:
+        """Whether no group gives more than its budget."""
+        counts = np.array(list(self.counts(indices).values()), dtype=np.int64)
+        return bool((counts <= self.budgets).all())
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{label!r}: {b}/{s}" for label, b, s in zip(self.labels, self.budgets, self.sizes, strict=True))
+        return f"PartitionMatroid(n={self.n}, rank={self.rank}, budget/size {{{shown}}})"
+
+
+def _length(name: str, value: Any) -> int:
+    array, _ = as_array(name, value)
+    if array.ndim != 1:
+        raise ValueError(f"{name}: expected shape (n,), one label per row; got shape {array.shape}")
+    return len(array)
+
+
+def is_scalar(budgets: Any) -> bool:
+    """Whether `budgets` is meant as one number (it may still be a bad one)."""
+    return isinstance(budgets, (numbers.Number, np.generic)) or (isinstance(budgets, np.ndarray) and budgets.ndim == 0)
+
+
+def as_budget(name: str, value: Any) -> int:
+    """Check one budget: a whole number, not negative."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected an integer, got the boolean {value!r}")
+    if is_integer(value):
+        number = int(value)
+    elif isinstance(value, (float, np.floating)):
+        if not float(value).is_integer():
+            raise ValueError(f"{name}: expected a whole number, got {shown(value)}; round it as you mean it")
+        number = int(value)
+    else:
+        raise TypeError(f"{name}: expected an integer, got {type_name(value)}")
+    if number < 0:
+        raise ValueError(f"{name}: expected a budget of at least 0, got {shown(number)}")
+    return min(number, 2**31)  # more than any pool; sums stay far inside int64
+
+
+def _budgets_by_label(budgets: Any, names: list[Label]) -> dict[Label, int]:
+    if isinstance(budgets, Mapping):
+        checked: dict[Label, int] = {}
+        for label, value in budgets.items():
+            if not isinstance(label, str) and not is_integer(label):
+                raise TypeError(f"budgets: labels must be integers or strings, got the key {shown(label)}")
+            key = str(label) if isinstance(label, str) else int(label)
+            checked[key] = as_budget(f"budgets[{shown(key)}]", value)
+        return checked
+    if is_scalar(budgets):
+        value = as_budget("budgets", budgets)
+        if len(names) > 1:
+            raise ValueError(
+                f"budgets: one number, {value}, for {len(names)} groups could mean each or all; "
+                f"pass {{label: {value} for each label}}, or leave groups out for a plain cardinality"
+            )
+        return dict.fromkeys(names, value)
+    if isinstance(budgets, str) or not isinstance(budgets, (Sequence, np.ndarray)):
+        raise TypeError(f"budgets: expected an int, a mapping {{label: int}}, or a sequence; got {type_name(budgets)}")
+    values = budgets.tolist() if isinstance(budgets, np.ndarray) else list(budgets)
+    if len(values) != len(names):
+        raise ValueError(
+            f"budgets: a sequence is aligned with the sorted labels, of which there are {len(names)} "
+            f"({_shown(names)}); got {len(values)} budgets"
+        )
+    return {name: as_budget(f"budgets[{p}]", value) for p, (name, value) in enumerate(zip(names, values, strict=True))}
+
+
+def _check_labels(names: list[Label], given: dict[Label, int], codes: npt.NDArray[np.int64]) -> None:
+    used = set(np.unique(codes).tolist())
+    missing = [name for p, name in enumerate(names) if p in used and name not in given]
+    if missing:
+        hint = ""
+        if any(str(name) in map(str, given) for name in missing):
+            hint = " (labels are matched with their type: 1 is not '1')"
+        raise ValueError(
+            f"budgets: no budget for the label {missing[0]!r}, which {'these candidates have' if len(missing) == 1 else 'candidates have'}"
+            f"; labels with budgets: {_shown(list(given))}; give it a budget, 0 to exclude it{hint}"
+        )
+    known = set(names)
+    surplus = [name for name in given if name not in known]
+    if surplus and names:
+        text = f"budgets: no row has the label {_shown(surplus)}; nothing can be picked there"
+        warnings.warn(text, UserWarning, stacklevel=_levels_to_caller())
+
+
+def _levels_to_caller() -> int:
+    """The `stacklevel` with which the function that asks warns about the line that called into this package."""
+    package, level = __name__.partition(".")[0], 1
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+def _sorted_labels(labels: set[Label]) -> list[Label]:
+    # Integers before strings where a caller mixes them; within a kind, as NumPy sorts.
+    return sorted(labels, key=lambda label: (isinstance(label, str), label))
+
+
+def _shown(labels: list[Label], limit: int = 8) -> str:
+    text = ", ".join(shown(label) for label in labels[:limit])
+    return f"{text}, ... ({len(labels)} in all)" if len(labels) > limit else text

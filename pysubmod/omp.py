@@ -1,0 +1,154 @@
+"""The front door: `omp_partition`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ._validation import as_groups, as_mask, as_rows
+from .matroid import PartitionMatroid
+from .problem import GradientMatching
+from .result import Selection
+from .solvers.pursuit import Callback, pursue
+
+__all__ = ["omp_partition"]
+
+
+def omp_partition(
+    G: Any,
+    target: Any,
+    budgets: Any,
+    *,
+    groups: Any = None,
+    ridge: float = 0.0,
+    nonneg: bool = True,
+    rule: str = "omp",
+    pick: str = "argmax",
+    tilt: float = 0.0,
+    fill: bool = False,
+    release_zeros: bool = False,
+    tol: float = 0.0,
+    candidates: Any = None,
+    initial: Any = None,
+    device: str = "auto",
+    n_threads: int | None = None,
+    verbose: int = 0,
+    callback: Callback | None = None,
+) -> Selection:
+    """Select rows of G whose weighted sum matches a target, with a budget for each group.
+
+    Orthogonal matching pursuit (Pati, Rezaiifar and Krishnaprasad 1993) with an exact refit after every pick, free or with
+    non-negative weights, under a partition matroid. All arithmetic is float64 on the stored numbers; the picks do not
+    depend on the number of threads, the processor or the layout of G. Ties go to the lowest row number.
+
+    Parameters
+    ----------
+    G : (n, d) array, or mapping {group: (n_g, d) array}
+        One candidate's gradient per row: NumPy float16, float32 or float64 in any layout, memory-mapped, a torch CPU tensor
+        (bfloat16 too), or anything with ``__array__`` or ``__dlpack__`` on the CPU. Read in place, never modified. Of a
+        mapping, rows are numbered through in its order; its keys are the groups.
+    target : (d,) or (m, d) array
+        The gradient to match, e.g. the mean validation gradient; the mean of m rows is taken.
+    budgets : int, mapping {label: int}, sequence, or PartitionMatroid
+        At most so many picks from each group. An int is a plain cardinality (no groups); a sequence is aligned with
+        the sorted labels; 0 excludes a group; a budget may exceed its group.
+    groups : (n,) array of int or str, optional
+        The label of each row.
+    ridge : float, default 0
+        Added to the diagonal of G G', in units of a squared row norm.
+    nonneg : bool, default True
+        Weights >= 0 (what a loss can use). A pick whose weight a later refit sets to zero keeps its place.
+    rule : {"omp", "normalized", "greedy"}, default "omp"
+        What ranks the candidates, g being the correlations with the residual: g (\\|g\\| for free weights); the same
+        over the row's norm; or the exact gain of the objective.
+    pick : {"argmax"}, default "argmax"
+        How one is taken from the ranking.
+    tilt : float, default 0
+        eta of ``c = G t + eta/2 diag(G G')`` (PartitionSel).
+    fill : bool, default False
+        When no pick improves the objective, use up the budgets with the best-ranked candidates, at weight 0. They are the last
+        ``stats["n_filled"]`` picks. Without it a short selection is returned short.
+    release_zeros : bool, default False
+        Drop picks whose weight a refit sets to zero, and give their budget back. `gains` then no longer sum to the objective.
+    tol : float, default 0
+        Stop once the residual's norm is at most `tol` times the target's.
+    candidates : (n,) bool array, optional
+        Which rows may be picked. Others, and those of groups with budget 0, are never read.
+    initial : (k,) int array, optional
+        Rows that stand in the selection from the start, whatever `candidates` says; they count against the budgets and
+        come first in the result.
+    device : {"auto", "cpu"}, default "auto"
+        Where to solve; "auto" is "cpu" in this version.
+    n_threads : int, optional
+        Threads for this call; default: the CPUs this process may use. The result is the same for any number.
+    verbose : int, default 0
+        1 prints a line for each pick to stderr.
+    callback : callable, optional
+        Called with a `Progress` after each pick; returning True stops there, with status "stopped".
+
+    Returns
+    -------
+    Selection
+        ``indices, weights = selection`` works. A short selection is reported by `status`, never padded.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, what was expected and what came. A non-finite number in G names its first row.
+
+    Notes
+    -----
+    One pass over the eligible rows for each pick (two products in the same pass for ``rule="greedy"``, which also keeps n x k float64
+    numbers). ``rule="greedy"`` with ``nonneg=True`` refits for each candidate that could be best.
+
+    Examples
+    --------
+    >>> import numpy as np, pysubmod
+    >>> G = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
+    >>> sel = pysubmod.omp_partition(G, [1.0, 1.0], {"maths": 1, "code": 1}, groups=["maths", "maths", "code", "code"])
+    >>> sel.indices, sel.counts
+    (array([0, 2]), {'code': 1, 'maths': 1})
+    """
+    problem = GradientMatching(G, target, ridge=ridge, nonneg=nonneg, tilt=tilt)
+    mask = as_mask(candidates, problem.n)
+    matroid = _matroid(G, problem, budgets, groups, mask)
+    return pursue(
+        problem,
+        matroid,
+        rule=rule,
+        pick=pick,
+        fill=fill,
+        release_zeros=release_zeros,
+        tol=tol,
+        candidates=mask,
+        initial=initial,
+        device=device,
+        n_threads=n_threads,
+        verbose=verbose,
+        callback=callback,
+    )
+
+
+def _matroid(
+    G: Any, problem: GradientMatching, budgets: Any, groups: Any, mask: npt.NDArray[np.bool_] | None
+) -> PartitionMatroid:
+    if isinstance(G, Mapping):
+        if groups is not None:
+            raise ValueError("groups: not with a mapping G, whose keys are the groups")
+        if not isinstance(budgets, Mapping):
+            raise TypeError("budgets: with a mapping G expected a mapping over the same keys {group: int}")
+        return PartitionMatroid._masked(problem._rows.labels, budgets, mask)
+    if isinstance(budgets, PartitionMatroid):
+        if groups is not None:
+            raise ValueError("groups: not with a PartitionMatroid, which has its own")
+        if budgets.n != problem.n:
+            raise ValueError(f"budgets: the PartitionMatroid has {budgets.n} rows but G has {problem.n}")
+        return budgets
+    if groups is None:
+        if not isinstance(budgets, str) and (isinstance(budgets, (Mapping, Sequence)) or np.ndim(budgets) > 0):
+            raise ValueError("groups: missing; budgets by group need the label of each row")
+        return PartitionMatroid._cardinality(problem.n, budgets)
+    return PartitionMatroid._masked(as_groups(groups, problem.n), budgets, mask)

@@ -1,0 +1,166 @@
+"""Orthogonal matching pursuit under a partition matroid, by the compiled core."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .._backends import core
+from .._validation import as_choice, as_flag, as_indices, as_mask, as_scalar, as_threads, is_integer, shown
+from ..matroid import PartitionMatroid
+from ..problem import GradientMatching
+from ..result import Selection, Status
+
+__all__ = ["RULES", "Progress", "greedy", "normalized_omp", "omp", "pursue"]
+
+RULES = ("omp", "normalized", "greedy")
+
+
+class Progress(NamedTuple):
+    """What a callback is told after each pick."""
+
+    n_selected: int
+    rank: int  # the most picks that budgets and pools allow
+    index: int
+    gain: float
+    objective: float
+    residual_norm: float  # NaN if the target is not known
+
+
+Callback = Callable[[Progress], bool | None]
+
+
+def pursue(
+    problem: GradientMatching,
+    matroid: PartitionMatroid,
+    *,
+    rule: str = "omp",
+    pick: str = "argmax",
+    fill: bool = False,
+    release_zeros: bool = False,
+    tol: float = 0.0,
+    candidates: npt.NDArray[np.bool_] | None = None,
+    initial: Any = None,
+    device: str = "auto",
+    n_threads: int | None = None,
+    verbose: int = 0,
+    callback: Callback | None = None,
+) -> Selection:
+    """Run the pursuit; the arguments are those of `pysubmod.omp_partition`."""
+    started = time.perf_counter()
+    as_choice("pick", pick, ("argmax",))
+    _check_device(device)
+    options = problem._core_options() | {
+        "rule": as_choice("rule", rule, RULES),
+        "tol": as_scalar("tol", tol, minimum=0.0),
+        "fill": as_flag("fill", fill),
+        "release_zeros": as_flag("release_zeros", release_zeros),
+    }
+    if options["tol"] > 0 and problem.route == "gram" and math.isnan(problem._target_norm):
+        raise ValueError("tol: the residual is not known from K and c alone; give from_gram(..., target_norm=||t||)")
+    mask = as_mask(candidates, problem.n)
+    start = _check_initial(initial, matroid)
+    result = core.solve(
+        **problem._core_problem(),
+        group_of=matroid.codes,
+        budgets=matroid.budgets,
+        candidates=None if mask is None else mask.view(np.uint8),
+        initial=start,
+        options=options,
+        n_threads=as_threads(n_threads),
+        kernels=None,
+        callback=_listener(callback, verbose),
+    )
+    config = options | {
+        "pick": pick,
+        "budgets": dict(zip(matroid.labels, matroid.budgets.tolist(), strict=True)),
+        "n": problem.n,
+        "d": problem.d,
+        "dtype": problem._rows.dtype,
+        "candidates": problem.n if mask is None else int(mask.sum()),
+        "initial": start.tolist(),
+    }
+    return _selection(result, problem, matroid, config, time.perf_counter() - started)
+
+
+omp = partial(pursue, rule="omp")
+normalized_omp = partial(pursue, rule="normalized")
+greedy = partial(pursue, rule="greedy")
+
+
+def _selection(
+    result: dict[str, Any], problem: GradientMatching, matroid: PartitionMatroid, config: dict[str, Any], seconds: float
+) -> Selection:
+    from .. import __version__
+
+    norm = float(result["target_norm"])
+    known = not math.isnan(norm)
+    in_core = result["seconds_prepare"] + result["seconds_pursuit"]
+    stats = {
+        "route": problem.route,
+        "device": "cpu",
+        "kernels": core.build_info()["kernels"],
+        "threads": result["threads"],
+        "passes": result["passes"],
+        "bytes_read": int(result["bytes_read"]),
+        "seconds": {
+            "total": seconds,
+            "check": seconds - in_core,
+            "prepare": result["seconds_prepare"],
+            "pursuit": result["seconds_pursuit"],
+        },
+        "target_norm": norm if known else None,
+        "n_filled": result["n_filled"],
+    }
+    return Selection(
+        indices=result["indices"],
+        weights=result["weights"],
+        gains=result["gains"],
+        objective=float(result["objective"]),
+        residual_norms=result["residual_norms"] if known else None,
+        counts=matroid.counts(result["indices"]),
+        status=Status(result["status"]),
+        stats=stats,
+        config=config | {"version": __version__},
+    )
+
+
+def _check_device(device: Any) -> None:
+    if as_choice("device", device, ("auto", "cpu", "cuda")) == "cuda":
+        raise ValueError("device: this version has no CUDA solver; use device='cpu' (or 'auto')")
+
+
+def _check_initial(initial: Any, matroid: PartitionMatroid) -> npt.NDArray[np.int64]:
+    start = as_indices(initial, matroid.n, "initial")
+    if not matroid.is_feasible(start):
+        over = {label: n for (label, n), b in zip(matroid.counts(start).items(), matroid.budgets, strict=True) if n > b}
+        raise ValueError(f"initial: more rows than the budget allows in {over}")
+    return start
+
+
+def _listener(callback: Callback | None, verbose: int) -> Callable[..., bool] | None:
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback: expected a function, got {type(callback).__name__}")
+    if not isinstance(verbose, bool) and not is_integer(verbose):
+        raise TypeError(f"verbose: expected 0 or 1, got {shown(verbose)}")
+    if callback is None and not verbose:
+        return None
+
+    def listen(*values: Any) -> bool:
+        progress = Progress(*values)
+        if verbose:
+            print(
+                f"pysubmod: {progress.n_selected}/{progress.rank} picked row {progress.index}, "
+                f"objective {progress.objective:.6g}, residual {progress.residual_norm:.6g}",
+                file=sys.stderr,
+            )
+        return bool(callback(progress)) if callback is not None else False
+
+    return listen
