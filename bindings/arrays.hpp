@@ -1,5 +1,5 @@
-// NumPy arrays as the core's views. The Python layer has checked shapes and types; what is checked again here keeps a wrong call from
-// reading outside its arrays.
+// NumPy arrays as the core's views. The Python layer has checked shapes and types; what is checked again here keeps a
+// wrong call from reading outside its arrays.
 #pragma once
 
 #include <pybind11/numpy.h>

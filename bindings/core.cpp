@@ -17,8 +17,8 @@ namespace {
 using namespace pysubmod;
 using namespace pysubmod::bindings;
 
-// Carries the solver's questions to Python. The solver runs without the GIL; each question takes it. What Python raises is kept
-// and thrown again at the door, when every thread of the solve has stopped.
+// Carries the solver's questions to Python. The solver runs without the GIL; each question takes it. What Python raises
+// is kept and thrown again at the door, when every thread of the solve has stopped.
 class PythonMonitor : public Monitor {
   public:
     explicit PythonMonitor(const py::object& callback) : callback_(callback), wanted_(!callback.is_none()) {}
@@ -96,12 +96,18 @@ const std::map<std::string, Rule> kRules = {
 
 const char* name_of(Status status) {
     switch (status) {
-        case Status::budget: return "budget";
-        case Status::tolerance: return "tolerance";
-        case Status::no_gain: return "no_gain";
-        case Status::rank_deficient: return "rank_deficient";
-        case Status::exhausted: return "exhausted";
-        case Status::stopped: return "stopped";
+        case Status::budget:
+            return "budget";
+        case Status::tolerance:
+            return "tolerance";
+        case Status::no_gain:
+            return "no_gain";
+        case Status::rank_deficient:
+            return "rank_deficient";
+        case Status::exhausted:
+            return "exhausted";
+        case Status::stopped:
+            return "stopped";
     }
     return "unknown";
 }
@@ -143,18 +149,17 @@ Options options_of(const py::dict& given) {
 }
 
 py::dict solve(const py::list& blocks, const Array<double>& vector, bool is_gram, double target_norm,
-                const Array<std::int32_t>& group_of, const Array<Index>& budgets,
-                const std::optional<Array<std::uint8_t>>& candidates, const Array<Index>& initial,
-                const py::dict& options, int n_threads, const std::optional<std::string>& kernels,
-                const py::object& callback) {
+               const Array<std::int32_t>& group_of, const Array<Index>& budgets,
+               const std::optional<Array<std::uint8_t>>& candidates, const Array<Index>& initial,
+               const py::dict& options, int n_threads, const std::optional<std::string>& kernels,
+               const py::object& callback) {
     const Problem problem = problem_of(blocks, vector, is_gram, target_norm);
     Constraint constraint{view(group_of), view(budgets), {}, view(initial)};
     if (candidates) constraint.candidates = view(*candidates);
     const Options parsed = options_of(options);
     const Execution execution{n_threads, kernels ? kernels->c_str() : nullptr};
-    const Solution solution = without_gil(callback, [&](Monitor& monitor) {
-        return solve_cpu(problem, constraint, parsed, execution, monitor);
-    });
+    const Solution solution = without_gil(
+        callback, [&](Monitor& monitor) { return solve_cpu(problem, constraint, parsed, execution, monitor); });
     py::dict out;
     out["indices"] = to_numpy(solution.indices);
     out["weights"] = to_numpy(solution.weights);

@@ -18,8 +18,8 @@ __all__ = [
     "Rows",
     "as_choice",
     "as_flag",
-    "as_groups",
     "as_gram",
+    "as_groups",
     "as_indices",
     "as_mask",
     "as_norm",
@@ -92,7 +92,7 @@ def as_array(name: str, value: Any) -> tuple[npt.NDArray[Any], str]:
         raise TypeError(f"{name}: sparse matrices cannot be read; pass {name}.toarray()")
     if hasattr(value, "__cuda_array_interface__"):
         raise ValueError(f"{name}: the array is on a GPU; this version solves on the CPU: copy it to the host first")
-    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+    if isinstance(value, np.ma.MaskedArray) and value.dtype.names is None and np.ma.is_masked(value):
         raise TypeError(f"{name}: masked entries have no value; fill them, or leave those rows out with candidates")
     try:
         if not isinstance(value, np.ndarray) and not hasattr(value, "__array__") and hasattr(value, "__dlpack__"):
@@ -165,7 +165,9 @@ def as_target(value: Any, d: int, name: str = "target") -> FloatArray:
     """Check a target of shape (d,), or (m, d) whose mean is taken; float64."""
     array, dtype = _as_float(name, value)
     if array.ndim not in (1, 2) or array.shape[-1] != d:
-        raise ValueError(f"{name}: expected shape ({d},) or (m, {d}) to match the columns of G; got shape {array.shape}")
+        raise ValueError(
+            f"{name}: expected shape ({d},) or (m, {d}) to match the columns of G; got shape {array.shape}"
+        )
     if array.ndim == 2 and array.shape[0] == 0:
         raise ValueError(f"{name}: has no rows; a mean needs at least one")
     target = _widen(array, dtype)
@@ -180,12 +182,14 @@ def as_target(value: Any, d: int, name: str = "target") -> FloatArray:
 
 
 def as_gram(gram: Any, linear: Any) -> tuple[npt.NDArray[Any], FloatArray]:
-    """Check K (n, n) and c (n,); K keeps its type and is copied only if neither its rows nor its columns are contiguous."""
+    """Check K (n, n) and c (n,); K keeps its type and is copied only if it is contiguous in neither order."""
     k, dtype = _as_float("K", gram)
     if k.ndim != 2 or k.shape[0] != k.shape[1]:
         raise ValueError(f"K: expected a square matrix (n, n); got shape {k.shape}")
     if dtype not in ("float32", "float64"):
-        raise TypeError(f"K: expected float32 or float64, got {dtype}; a Gram matrix in half precision has no rank to trust")
+        raise TypeError(
+            f"K: expected float32 or float64, got {dtype}; a Gram matrix in half precision has no rank to trust"
+        )
     if k.strides[1] != k.itemsize:
         k = k.T if k.strides[0] == k.itemsize else np.ascontiguousarray(k)
     c, dtype_c = _as_float("c", linear)
@@ -203,9 +207,9 @@ def _check_symmetric(k: npt.NDArray[Any]) -> None:
     diagonal = np.sqrt(np.abs(np.diagonal(k)))
     for start in range(0, k.shape[0], 256):
         stop = start + 256
-        with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity are the core's to report
+        with np.errstate(all="ignore"):  # NaN and infinity are the core's to report
             gap = np.abs(k[start:stop] - k[:, start:stop].T)
-        wrong = gap > tolerance * diagonal[start:stop, None] * diagonal[None, :]
+            wrong = gap > tolerance * diagonal[start:stop, None] * diagonal[None, :]
         if wrong.any():
             i, j = (int(x) for x in np.argwhere(wrong)[0])
             raise ValueError(
@@ -223,7 +227,9 @@ def _check_finite(name: str, array: FloatArray) -> None:
 
 def _check_size(name: str, size: float) -> None:
     if size != 0.0 and not 1e-140 <= size <= 1e140:
-        raise ValueError(f"{name}: its size {size:.3g} is outside 1e-140 .. 1e140, where squares leave float64; rescale it")
+        raise ValueError(
+            f"{name}: its size {size:.3g} is outside 1e-140 .. 1e140, where squares leave float64; rescale it"
+        )
 
 
 def as_groups(value: Any, n: int, name: str = "groups") -> npt.NDArray[Any]:

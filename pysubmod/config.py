@@ -8,7 +8,7 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from ._backends import core, cuda_devices, default_threads
-from ._validation import as_choice, as_threads
+from ._validation import as_choice, as_threads, is_integer, shown
 from .solvers.pursuit import RULES
 
 __all__ = ["estimate_memory", "show_config"]
@@ -51,6 +51,14 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     return None
 
 
+def _item_size(dtype: Any) -> int:
+    try:
+        name = str(dtype) if str(dtype) in ("bfloat16", "torch.bfloat16") else np.dtype(dtype).name
+        return {"float16": 2, "bfloat16": 2, "torch.bfloat16": 2, "float32": 4, "float64": 8}[name]
+    except (KeyError, TypeError, ValueError):
+        raise TypeError(f"dtype: expected float16, bfloat16, float32 or float64, got {shown(dtype)}") from None
+
+
 def estimate_memory(
     n: int, d: int, k: int, *, dtype: Any = "float32", rule: str = "omp", n_threads: int | None = None
 ) -> dict[str, int]:
@@ -76,13 +84,10 @@ def estimate_memory(
     as_choice("rule", rule, RULES)
     threads = as_threads(n_threads)
     for name, value in (("n", n), ("d", d), ("k", k)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
-            raise ValueError(f"{name}: expected an integer of at least 0, got {value!r}")
-    try:
-        item = 2 if str(dtype) == "bfloat16" else np.dtype(dtype).itemsize
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"dtype: expected the name of a number type, got {dtype!r}") from error
-    k = min(k, n)
+        if not is_integer(value) or value < 0:
+            raise ValueError(f"{name}: expected an integer of at least 0, got {shown(value)}")
+    item = _item_size(dtype)
+    n, d, k = int(n), int(d), min(int(k), int(n))
     by_row = 12 * 8 * n  # linear term, diagonal, its root, correlations, scores, weights, row lists, marks, groups
     by_column = 4 * 8 * d  # target, residual, one widened row
     factor = 4 * 8 * k * (k + 1) // 2  # Gram and Cholesky triangles, with room to grow

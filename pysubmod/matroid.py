@@ -96,7 +96,9 @@ class PartitionMatroid:
         return bool((counts <= self.budgets).all())
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{label!r}: {b}/{s}" for label, b, s in zip(self.labels, self.budgets, self.sizes, strict=True))
+        shown = ", ".join(
+            f"{label!r}: {b}/{s}" for label, b, s in zip(self.labels, self.budgets, self.sizes, strict=True)
+        )
         return f"PartitionMatroid(n={self.n}, rank={self.rank}, budget/size {{{shown}}})"
 
 
@@ -167,8 +169,7 @@ def _check_labels(names: list[Label], given: dict[Label, int], codes: npt.NDArra
         if any(str(name) in map(str, given) for name in missing):
             hint = " (labels are matched with their type: 1 is not '1')"
         raise ValueError(
-            f"budgets: no budget for the label {missing[0]!r}, which {'these candidates have' if len(missing) == 1 else 'candidates have'}"
-            f"; labels with budgets: {_shown(list(given))}; give it a budget, 0 to exclude it{hint}"
+            f"budgets: no budget for the label {missing[0]!r}, which candidates have; labels with budgets: {_shown(list(given))}; give it a budget, 0 to exclude it{hint}"
         )
     known = set(names)
     surplus = [name for name in given if name not in known]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ._validation import as_groups, as_mask, as_rows
+from ._validation import as_groups, as_mask
 from .matroid import PartitionMatroid
 from .problem import GradientMatching
 from .result import Selection
@@ -40,14 +40,16 @@ def omp_partition(
 ) -> Selection:
     """Select rows of G whose weighted sum matches a target, with a budget for each group.
 
-    Orthogonal matching pursuit (Pati, Rezaiifar and Krishnaprasad 1993) with an exact refit after every pick, free or with
+    Orthogonal matching pursuit (Pati, Rezaiifar and Krishnaprasad 1993) with an exact refit after every pick, free
+    or with
     non-negative weights, under a partition matroid. All arithmetic is float64 on the stored numbers; the picks do not
     depend on the number of threads, the processor or the layout of G. Ties go to the lowest row number.
 
     Parameters
     ----------
     G : (n, d) array, or mapping {group: (n_g, d) array}
-        One candidate's gradient per row: NumPy float16, float32 or float64 in any layout, memory-mapped, a torch CPU tensor
+        One candidate's gradient per row: NumPy float16, float32 or float64 in any layout, memory-mapped, a torch CPU
+        tensor
         (bfloat16 too), or anything with ``__array__`` or ``__dlpack__`` on the CPU. Read in place, never modified. Of a
         mapping, rows are numbered through in its order; its keys are the groups.
     target : (d,) or (m, d) array
@@ -69,10 +71,12 @@ def omp_partition(
     tilt : float, default 0
         eta of ``c = G t + eta/2 diag(G G')`` (PartitionSel).
     fill : bool, default False
-        When no pick improves the objective, use up the budgets with the best-ranked candidates, at weight 0. They are the last
+        When no pick improves the objective, use up the budgets with the best-ranked candidates, at weight 0. They
+        are the last
         ``stats["n_filled"]`` picks. Without it a short selection is returned short.
     release_zeros : bool, default False
-        Drop picks whose weight a refit sets to zero, and give their budget back. `gains` then no longer sum to the objective.
+        Drop picks whose weight a refit sets to zero, and give their budget back. `gains` then no longer sum to the
+        objective.
     tol : float, default 0
         Stop once the residual's norm is at most `tol` times the target's.
     candidates : (n,) bool array, optional
@@ -101,7 +105,8 @@ def omp_partition(
 
     Notes
     -----
-    One pass over the eligible rows for each pick (two products in the same pass for ``rule="greedy"``, which also keeps n x k float64
+    One pass over the eligible rows for each pick (two products in the same pass for ``rule="greedy"``, which also
+    keeps n x k float64
     numbers). ``rule="greedy"`` with ``nonneg=True`` refits for each candidate that could be best.
 
     Examples
@@ -140,7 +145,9 @@ def _matroid(
             raise ValueError("groups: not with a mapping G, whose keys are the groups")
         if not isinstance(budgets, Mapping):
             raise TypeError("budgets: with a mapping G expected a mapping over the same keys {group: int}")
-        return PartitionMatroid._masked(problem._rows.labels, budgets, mask)
+        labels = problem._rows.labels
+        assert labels is not None  # a mapping always has them
+        return PartitionMatroid._masked(labels, budgets, mask)
     if isinstance(budgets, PartitionMatroid):
         if groups is not None:
             raise ValueError("groups: not with a PartitionMatroid, which has its own")

@@ -21,14 +21,16 @@ class GradientMatching:
 
     ``f(S) = max <w, c> - 1/2 w' C w`` over weights w on S (``w >= 0`` if `nonneg`), with ``C = G G' + ridge * I`` and
     ``c = G t + tilt/2 * diag(G G')``. With ``tilt=0`` that is half of ``||t||^2`` minus half of the smallest
-    ``||t - G_S' w||^2 + ridge * ||w||^2``. The weights of a support are exact: a Cholesky factor and, for ``w >= 0``, the active
+    ``||t - G_S' w||^2 + ridge * ||w||^2``. The weights of a support are exact: a Cholesky factor and, for ``w >=
+    0``, the active
     set method of Lawson and Hanson (1974), all in float64 whatever the type of G.
 
     Parameters
     ----------
     G : (n, d) array, or mapping {group: (n_g, d) array}
         One candidate's gradient per row: NumPy float16, float32 or float64 in any layout, memory-mapped, a torch CPU
-        tensor (bfloat16 too), or anything with ``__array__`` or ``__dlpack__`` on the CPU. Read in place, never modified. Integers are
+        tensor (bfloat16 too), or anything with ``__array__`` or ``__dlpack__`` on the CPU. Read in place, never
+        modified. Integers are
         copied to float64.
     target : (d,) or (m, d) array
         The gradient to match; the mean of m rows is taken.
@@ -137,7 +139,11 @@ class GradientMatching:
     def _evaluate(self, S: Any, with_gains: bool = False) -> dict[str, Any]:
         members = as_indices(S, self.n, "S")
         result: dict[str, Any] = core.evaluate(
-            **self._core_problem(), members=members, with_gains=with_gains, options=self._core_options(), n_threads=as_threads(None)
+            **self._core_problem(),
+            members=members,
+            with_gains=with_gains,
+            options=self._core_options(),
+            n_threads=as_threads(None),
         )
         return result
 

@@ -11,11 +11,29 @@
 namespace pysubmod::cpu {
 namespace {
 
-// Squares and their products must stay inside float64: outside these bounds a norm is refused rather than rounded to 0 or inf.
+// Squares and their products must stay inside float64: outside these bounds a norm is refused rather than rounded to 0
+// or inf.
 constexpr double kLargestSquare = 1e280;
 constexpr double kSmallestSquare = 1e-280;
 
 std::size_t at(Index i) { return static_cast<std::size_t>(i); }
+
+// Copies m entries of each row, `stride` bytes apart, to contiguous rows `packed_row` bytes apart. Blocks of columns
+// keep both the lines that are read and those that are written in the first-level cache, whichever of the two strides
+// is the long one.
+template <std::size_t Size>
+void pack_rows(const std::byte* const* rows, std::size_t count, std::ptrdiff_t stride, std::size_t m, std::byte* packed,
+               std::size_t packed_row) {
+    constexpr std::size_t kColumns = 16;
+    for (std::size_t begin = 0; begin < m; begin += kColumns) {
+        const std::size_t end = std::min(begin + kColumns, m);
+        for (std::size_t r = 0; r < count; ++r) {
+            const std::byte* from = rows[r] + static_cast<std::ptrdiff_t>(begin) * stride;
+            std::byte* to = packed + r * packed_row + begin * Size;
+            for (std::size_t j = begin; j < end; ++j, from += stride, to += Size) std::memcpy(to, from, Size);
+        }
+    }
+}
 
 }  // namespace
 
@@ -58,7 +76,8 @@ void DenseSource::prepare(std::size_t n, const Options& options) {
         square_[i] = squares[j];
         c[i] = products[j] + 0.5 * tilt_ * squares[j];
         diagonal[i] = squares[j] + ridge_;
-        if (!std::isfinite(c[i])) throw InvalidArgument("tilt: too large for the norms of G; the linear term overflows");
+        if (!std::isfinite(c[i]))
+            throw InvalidArgument("tilt: too large for the norms of G; the linear term overflows");
     }
     scores_.reset(std::move(c), std::move(diagonal), target_norm_, options, rank_tolerance());
     if (!greedy_) std::vector<Index>().swap(pool_);  // only greedy asks for it again
@@ -79,14 +98,16 @@ void DenseSource::check_squares(std::span<const Index> rows, std::span<const dou
         if (zero) continue;
         const std::string where = "G: row " + std::to_string(rows[j]);
         if (!finite) throw InvalidArgument(where + " contains NaN or infinity; remove it or mask it with candidates");
-        throw InvalidArgument(where + " has a norm outside 1e-140 .. 1e140, whose square float64 cannot hold; rescale G");
+        throw InvalidArgument(where +
+                              " has a norm outside 1e-140 .. 1e140, whose square float64 cannot hold; rescale G");
     }
 }
 
 DenseSource::Location DenseSource::locate(Index i) const {
     std::size_t b = 0;
     if (blocks_.size() > 1)
-        b = static_cast<std::size_t>(std::upper_bound(first_row_.begin(), first_row_.end(), i) - first_row_.begin()) - 1;
+        b = static_cast<std::size_t>(std::upper_bound(first_row_.begin(), first_row_.end(), i) - first_row_.begin()) -
+            1;
     const RowBlock& block = blocks_[b];
     return {&block, block.data + (i - first_row_[b]) * block.row_stride};
 }
@@ -95,17 +116,19 @@ void DenseSource::gather(std::span<const Index> rows, std::size_t column, std::s
                          const std::byte** out) const {
     for (std::size_t r = 0; r < rows.size(); ++r) {
         const auto [block, data] = locate(rows[r]);
-        const std::byte* first = data + static_cast<std::ptrdiff_t>(column) * block->column_stride;
-        const std::size_t size = item_size(block->storage);
-        if (block->column_stride == static_cast<std::ptrdiff_t>(size)) {
-            out[r] = first;
-            continue;
-        }
-        work.packed.resize(kTile * kChunk * 8);  // once: strided layouts only
-        std::byte* packed = work.packed.data() + r * kChunk * 8;
-        out[r] = packed;
-        for (std::size_t j = 0; j < m; ++j)
-            std::memcpy(packed + j * size, first + static_cast<std::ptrdiff_t>(j) * block->column_stride, size);
+        out[r] = data + static_cast<std::ptrdiff_t>(column) * block->column_stride;
+    }
+    // Runs of rows of one block that are not contiguous are packed together: in column-major G they share cache lines.
+    for (std::size_t r = 0, end = 0; r < rows.size(); r = end) {
+        const RowBlock& block = *locate(rows[r]).block;
+        for (end = r + 1; end < rows.size() && locate(rows[end]).block == &block;) ++end;
+        const std::size_t size = item_size(block.storage);
+        if (block.column_stride == static_cast<std::ptrdiff_t>(size)) continue;
+        work.packed.resize(kTile * kPackedRow);
+        std::byte* packed = work.packed.data() + r * kPackedRow;
+        const auto pack = size == 2 ? pack_rows<2> : size == 4 ? pack_rows<4> : pack_rows<8>;
+        pack(out + r, end - r, block.column_stride, m, packed, kPackedRow);
+        for (std::size_t i = r; i < end; ++i) out[i] = packed + (i - r) * kPackedRow;
     }
 }
 
@@ -120,7 +143,8 @@ void DenseSource::multiply_tile(std::span<const Index> rows, std::span<const dou
             // Rows at once must share a storage type.
             const Storage type = locate(rows[r]).block->storage;
             std::size_t count = 1;
-            while (count < kRowsAtOnce && r + count < rows.size() && locate(rows[r + count]).block->storage == type) ++count;
+            while (count < kRowsAtOnce && r + count < rows.size() && locate(rows[r + count]).block->storage == type)
+                ++count;
             const Kernels& kernels = kernels_.by_type[static_cast<std::size_t>(type)];
             for (std::size_t v = 0; v < xs.size(); ++v) {
                 double* lanes = work.lanes.data() + (v * kTile + r) * kLanes;
@@ -191,7 +215,8 @@ double DenseSource::set_weights(std::span<const Index> members, std::span<const 
             const std::byte* pointer = nullptr;
             const Index rows[] = {i};
             gather(rows, column, m, workspaces_[static_cast<std::size_t>(worker)], &pointer);
-            kernels_.by_type[static_cast<std::size_t>(locate(i).block->storage)].axpy(-weight_of_[at(i)], pointer, r, m);
+            kernels_.by_type[static_cast<std::size_t>(locate(i).block->storage)].axpy(-weight_of_[at(i)], pointer, r,
+                                                                                      m);
         }
     });
     stale_ = true;
@@ -212,8 +237,8 @@ Best DenseSource::best(const PartitionMatroid& matroid, Ask ask) {
     return scores_.best(matroid, ask);
 }
 
-// One pass for all that is wanted: the correlations of the rows that may still be taken and, for greedy, the columns of K of the
-// members that came since.
+// One pass for all that is wanted: the correlations of the rows that may still be taken and, for greedy, the columns of
+// K of the members that came since.
 void DenseSource::refresh(const PartitionMatroid& matroid) {
     eligible_.clear();
     if (pending_.empty()) {

@@ -13,11 +13,12 @@
 namespace pysubmod::cpu {
 
 // One pass over the eligible rows for each pick (two products in the same pass for rule = greedy). Of size d it keeps
-// the target, the residual and one row in float64; of size n a handful of vectors; for greedy also n x k deflated columns.
+// the target, the residual and one row in float64; of size n a handful of vectors; for greedy also n x k deflated
+// columns.
 class DenseSource {
   public:
-    // Blocks follow one another in row order and share d. Throws InvalidArgument, naming the row, for NaN, infinity, or norms
-    // whose squares leave float64's range. Only the rows in `pool` (distinct, ascending) are ever read.
+    // Blocks follow one another in row order and share d. Throws InvalidArgument, naming the row, for NaN, infinity, or
+    // norms whose squares leave float64's range. Only the rows in `pool` (distinct, ascending) are ever read.
     DenseSource(std::vector<RowBlock> blocks, std::span<const double> target, std::vector<Index> pool,
                 const Options& options, ThreadTeam& team, const KernelSet& kernels);
 
@@ -43,8 +44,10 @@ class DenseSource {
     double bytes_read() const { return bytes_read_; }
 
   private:
-    static constexpr std::size_t kChunk = 2048;  // columns read at a time: x stays in the first-level cache
-    static constexpr std::size_t kTile = 32;     // rows to a task
+    static constexpr std::size_t kChunk = 1024;  // columns read at a time: x stays in the first-level cache
+    static constexpr std::size_t kTile = 64;     // rows to a task
+    static constexpr std::size_t kPackedRow =
+        kChunk * 8 + 64;  // bytes; the odd line keeps rows out of each other's cache sets
 
     struct Location {
         const RowBlock* block;

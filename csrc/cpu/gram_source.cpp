@@ -15,8 +15,7 @@ std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 }  // namespace
 
 GramSource::GramSource(const RowBlock& gram, std::span<const double> linear, double target_norm,
-                       std::span<const Index> pool, const Options& options, ThreadTeam& team,
-                       const KernelSet& kernels)
+                       std::span<const Index> pool, const Options& options, ThreadTeam& team, const KernelSet& kernels)
     : gram_(gram),
       kernels_(kernels.by_type[static_cast<std::size_t>(gram.storage)]),
       team_(team),
@@ -46,8 +45,9 @@ void GramSource::check(std::span<const Index> pool) {
             if (!std::isfinite(x)) throw InvalidArgument("K: row " + std::to_string(i) + " contains NaN or infinity");
         const double k_ii = wide_row_[at(i)];
         if (k_ii < 0.0 || k_ii > 1e280 || (k_ii > 0.0 && k_ii < 1e-280))
-            throw InvalidArgument("K: diagonal entry " + std::to_string(i) +
-                                  " is negative or outside 1e-280 .. 1e280; K must be a Gram matrix, rescaled if need be");
+            throw InvalidArgument(
+                "K: diagonal entry " + std::to_string(i) +
+                " is negative or outside 1e-280 .. 1e280; K must be a Gram matrix, rescaled if need be");
     }
 }
 

@@ -12,8 +12,8 @@
 
 namespace pysubmod::cpu {
 
-// K is symmetric (n, n) with contiguous rows, float32 or float64, borrowed. Without the target's norm there are no residual
-// norms; c is not known to be in the range of K, so an unbounded problem is possible and is an error.
+// K is symmetric (n, n) with contiguous rows, float32 or float64, borrowed. Without the target's norm there are no
+// residual norms; c is not known to be in the range of K, so an unbounded problem is possible and is an error.
 class GramSource {
   public:
     GramSource(const RowBlock& gram, std::span<const double> linear, double target_norm, std::span<const Index> pool,

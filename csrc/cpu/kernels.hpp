@@ -10,11 +10,14 @@ namespace pysubmod::cpu {
 
 inline constexpr std::size_t kStorageTypes = 4;
 
-constexpr std::size_t item_size(Storage type) { return type == Storage::float64 ? 8 : type == Storage::float32 ? 4 : 2; }
+constexpr std::size_t item_size(Storage type) {
+    return type == Storage::float64 ? 8 : type == Storage::float32 ? 4 : 2;
+}
 
-// Every dot product is summed in eight lanes (element j goes to lane j mod 8), each product fused with its addition (one rounding),
-// and the lanes are joined by one fixed tree. So its value does not depend on the instruction set, on the number of threads,
-// on how the columns are cut into chunks (multiples of eight), or on which rows are computed beside it.
+// Every dot product is summed in eight lanes (element j goes to lane j mod 8), each product fused with its addition
+// (one rounding), and the lanes are joined by one fixed tree. So its value does not depend on the instruction set, on
+// the number of threads, on how the columns are cut into chunks (multiples of eight), or on which rows are computed
+// beside it.
 inline constexpr std::size_t kLanes = 8;
 inline constexpr std::size_t kRowsAtOnce = 4;
 

@@ -1,6 +1,6 @@
-// One body for every instruction set: included by kernels_<isa>.cpp, which is compiled with that set's flags and defines
-// PYSUBMOD_KERNELS (the function's name) and PYSUBMOD_VECTOR (doubles in a vector register). Everything here has
-// internal linkage, so that no code compiled for one instruction set can be linked into another's place.
+// One body for every instruction set: included by kernels_<isa>.cpp, which is compiled with that set's flags and
+// defines PYSUBMOD_KERNELS (the function's name) and PYSUBMOD_VECTOR (doubles in a vector register). Everything here
+// has internal linkage, so that no code compiled for one instruction set can be linked into another's place.
 #pragma once
 
 #include <cmath>
@@ -30,7 +30,8 @@ inline V load_as(const void* p) {
 }
 
 // Half precision without F16C, exactly. Normal: shift into place and rebias the exponent. Subnormal (exponent field 0):
-// put the mantissa under the exponent of 2^-14 and take 2^-14 away again. Infinity and NaN (all ones): rebias once more, to all ones.
+// put the mantissa under the exponent of 2^-14 and take 2^-14 away again. Infinity and NaN (all ones): rebias once
+// more, to all ones.
 inline Bits32 half_bits_to_float_bits(Bits32 h) {
     const Bits32 sign = (h & 0x8000u) << 16;
     const Bits32 magnitude = (h & 0x7fffu) << 13;
@@ -44,11 +45,12 @@ inline Bits32 half_bits_to_float_bits(Bits32 h) {
     return sign | (is_subnormal & subnormal) | (~is_subnormal & normal);
 }
 
-// GCC 12 turns __builtin_convertvector on eight lanes into halves and shuffles, three times slower; hence the intrinsics.
-// fused(a, b, c) = a * b + c, rounded once.
+// GCC 12 turns __builtin_convertvector on eight lanes into halves and shuffles, three times slower; hence the
+// intrinsics. fused(a, b, c) = a * b + c, rounded once.
 #if PYSUBMOD_VECTOR == 8
 inline Vec fused(Vec a, Vec b, Vec c) { return (Vec)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c); }
-// The masked form with a full mask is the same instruction; the plain one warns of an uninitialised value in GCC 12's header.
+// The masked form with a full mask is the same instruction; the plain one warns of an uninitialised value in GCC 12's
+// header.
 inline Vec to_double(Narrow v) { return (Vec)_mm512_maskz_cvtps_pd(0xff, (__m256)v); }
 inline Bits32 to_bits32(Bits16 v) { return (Bits32)_mm256_cvtepu16_epi32((__m128i)v); }
 inline Narrow half_to_float(const std::byte* p) { return (Narrow)_mm256_cvtph_ps(load_as<__m128i>(p)); }
@@ -139,12 +141,17 @@ inline void accumulate_rows(const std::byte* const* rows, const double* x, std::
 }
 
 template <Storage T, bool Squares>
-inline void accumulate_counted(const std::byte* const* rows, std::size_t count, const double* x, std::size_t m, double* lanes) {
+inline void accumulate_counted(const std::byte* const* rows, std::size_t count, const double* x, std::size_t m,
+                               double* lanes) {
     switch (count) {
-        case 4: return accumulate_rows<T, 4, Squares>(rows, x, m, lanes);
-        case 3: return accumulate_rows<T, 3, Squares>(rows, x, m, lanes);
-        case 2: return accumulate_rows<T, 2, Squares>(rows, x, m, lanes);
-        default: return accumulate_rows<T, 1, Squares>(rows, x, m, lanes);
+        case 4:
+            return accumulate_rows<T, 4, Squares>(rows, x, m, lanes);
+        case 3:
+            return accumulate_rows<T, 3, Squares>(rows, x, m, lanes);
+        case 2:
+            return accumulate_rows<T, 2, Squares>(rows, x, m, lanes);
+        default:
+            return accumulate_rows<T, 1, Squares>(rows, x, m, lanes);
     }
 }
 

@@ -31,8 +31,7 @@ template <class Use>
 auto with_source(const Problem& problem, std::vector<Index> pool, const Options& options, cpu::ThreadTeam& team,
                  const cpu::KernelSet& kernels, Use use) {
     if (problem.is_gram) {
-        cpu::GramSource source(problem.gram, problem.linear, problem.target_norm, pool, options, team,
-                               kernels);
+        cpu::GramSource source(problem.gram, problem.linear, problem.target_norm, pool, options, team, kernels);
         return use(source);
     }
     cpu::DenseSource source(problem.rows, problem.target, std::move(pool), options, team, kernels);
@@ -50,7 +49,8 @@ Index n_rows(const Problem& problem) {
 std::vector<char> flags_of(std::span<const Index> rows, Index n, const char* name) {
     std::vector<char> flags(static_cast<std::size_t>(n), 0);
     for (const Index i : rows) {
-        if (i < 0 || i >= n) throw InvalidArgument(std::string(name) + ": row " + std::to_string(i) + " does not exist");
+        if (i < 0 || i >= n)
+            throw InvalidArgument(std::string(name) + ": row " + std::to_string(i) + " does not exist");
         if (flags[static_cast<std::size_t>(i)]++)
             throw InvalidArgument(std::string(name) + ": row " + std::to_string(i) + " comes twice");
     }

@@ -9,7 +9,8 @@
 namespace pysubmod::cpu {
 namespace {
 
-// Below this a second thread costs more than it brings (waking one takes about 5 microseconds, reading 256 KB about 10).
+// Below this a second thread costs more than it brings (waking one takes about 5 microseconds, reading 256 KB about
+// 10).
 constexpr double kBytesWorthThreads = 256.0 * 1024.0;
 // A worker looks this often for the next job before it sleeps: long enough to bridge the serial part of one pick.
 constexpr int kSpins = 4000;
@@ -61,7 +62,8 @@ void ThreadTeam::take_tasks(int worker) {
         Index left = unclaimed_.load(std::memory_order_acquire);
         do {
             if (left == 0) return;
-        } while (!unclaimed_.compare_exchange_weak(left, left - 1, std::memory_order_acq_rel, std::memory_order_acquire));
+        } while (
+            !unclaimed_.compare_exchange_weak(left, left - 1, std::memory_order_acq_rel, std::memory_order_acquire));
         try {
             if (!failed_.load(std::memory_order_relaxed)) {  // after a failure the rest is passed over
                 if (worker == 0) poll();

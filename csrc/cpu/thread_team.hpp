@@ -26,9 +26,9 @@ class ThreadTeam {
     int size() const { return n_threads_; }
     int started() const { return static_cast<int>(workers_.size()) + 1; }
 
-    // Calls job(task, worker) for every task in 0 .. n_tasks - 1, each exactly once, in no fixed order; 0 <= worker < size().
-    // `bytes` is about how much memory the whole job reads: small ones run on the calling thread alone.
-    // An exception in a task is rethrown here when all threads have stopped; Interrupted if the monitor says so.
+    // Calls job(task, worker) for every task in 0 .. n_tasks - 1, each exactly once, in no fixed order; 0 <= worker <
+    // size(). `bytes` is about how much memory the whole job reads: small ones run on the calling thread alone. An
+    // exception in a task is rethrown here when all threads have stopped; Interrupted if the monitor says so.
     void run(Index n_tasks, double bytes, const std::function<void(Index, int)>& job);
 
     // Throws Interrupted if the monitor says so; asks it at most every 20 ms.
@@ -45,8 +45,8 @@ class ThreadTeam {
     std::int64_t next_poll_ = 0;
     std::vector<std::thread> workers_;
 
-    // The job at hand. Tasks are claimed one by one from `unclaimed_`; whoever claims one may read `job_`, which stands until
-    // every claimed task is done. So nobody waits for a worker that the system has not woken yet: only for tasks.
+    // The job at hand. Tasks are claimed one by one from `unclaimed_`; whoever claims one may read `job_`, which stands
+    // until every claimed task is done. So nobody waits for a worker that the system has not woken yet: only for tasks.
     const std::function<void(Index, int)>* job_ = nullptr;
     std::atomic<Index> unclaimed_{0};
     std::atomic<int> undone_{0};

@@ -33,7 +33,9 @@ def solve(problem: GradientMatching, matroid: PartitionMatroid | int, method: st
     method : str, default "omp"
         "omp", "omp-normalized" or "greedy": the pursuit of `omp_partition` with that `rule`. See `available_methods`.
     **options
-        The other keywords of `omp_partition`: fill, release_zeros, tol, candidates, initial, device, n_threads, verbose, callback.
+        The other keywords of `omp_partition`: pick, fill, release_zeros, tol, candidates, initial, device,
+        n_threads, verbose,
+        callback.
 
     Returns
     -------

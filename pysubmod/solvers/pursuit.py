@@ -6,8 +6,9 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,8 @@ __all__ = ["RULES", "Progress", "greedy", "normalized_omp", "omp", "pursue"]
 RULES = ("omp", "normalized", "greedy")
 
 
-class Progress(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Progress:
     """What a callback is told after each pick."""
 
     n_selected: int

@@ -31,8 +31,8 @@ class GrowingCholesky {
     // Whether a Schur complement is too small, relative to its diagonal, to be told from zero.
     bool dependent(double schur, double c_ii) const { return !(schur > rank_tolerance_ * c_ii); }
 
-    // Adds a row; false, and nothing changed, if it is dependent on the rows already there. Throws InvalidArgument when C is
-    // not positive semidefinite (only a Gram matrix given by the caller can be so).
+    // Adds a row; false, and nothing changed, if it is dependent on the rows already there. Throws InvalidArgument when
+    // C is not positive semidefinite (only a Gram matrix given by the caller can be so).
     bool append(std::span<const double> c, double c_ii) {
         const double schur = schur_complement(c, c_ii, scratch_);
         if (schur < -kClearlyNegative * c_ii)
@@ -48,7 +48,8 @@ class GrowingCholesky {
     void drop(std::size_t j) {
         rotations_.resize(size_);
         for (std::size_t i = j + 1; i < size_; ++i) {
-            // Row i moves up to place i - 1; its first i + 1 entries are still needed, and they fit: copy them out first.
+            // Row i moves up to place i - 1; its first i + 1 entries are still needed, and they fit: copy them out
+            // first.
             scratch_.assign(row(i).begin(), row(i).end());
             for (std::size_t p = j; p + 1 < i; ++p) {
                 const auto [cosine, sine] = rotations_[p];
@@ -91,7 +92,8 @@ class GrowingCholesky {
     }
 
   private:
-    // Rounding alone, in a factor with rows at the rank tolerance, makes a zero Schur complement come out near +-1e-6 c_ii.
+    // Rounding alone, in a factor with rows at the rank tolerance, makes a zero Schur complement come out near +-1e-6
+    // c_ii.
     static constexpr double kClearlyNegative = 1e-3;
 
     struct Rotation {

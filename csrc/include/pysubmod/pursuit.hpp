@@ -73,8 +73,7 @@ class Pursuit {
         for (;;) {
             if (matroid_.full()) return Status::budget;
             if (matroid_.exhausted()) return Status::exhausted;
-            if (ask == Ask::improving && options_.tol > 0.0 &&
-                residual_norm_ <= options_.tol * source_.target_norm())
+            if (ask == Ask::improving && options_.tol > 0.0 && residual_norm_ <= options_.tol * source_.target_norm())
                 return Status::tolerance;
             const Best best = next(ask);
             if (best.index < 0) {
@@ -90,8 +89,8 @@ class Pursuit {
         }
     }
 
-    // The best candidate. For rule = greedy a score may be only an upper bound of the gain (w >= 0, or a dependent row); an
-    // exact one needs a refit, so evaluate lazily, best bound first, until the best is known exactly.
+    // The best candidate. For rule = greedy a score may be only an upper bound of the gain (w >= 0, or a dependent
+    // row); an exact one needs a refit, so evaluate lazily, best bound first, until the best is known exactly.
     Best next(Ask ask) {
         for (;;) {
             const Best best = source_.best(matroid_, ask);
@@ -137,8 +136,8 @@ class Pursuit {
         solution_.objective += gain;
     }
 
-    // After the weights changed: zero members may go, the residual follows, whoever was barred may try again. Members go only
-    // when the objective grew in float64: it cannot do so for ever, so the loop ends.
+    // After the weights changed: zero members may go, the residual follows, whoever was barred may try again. Members
+    // go only when the objective grew in float64: it cannot do so for ever, so the loop ends.
     void settle(bool grew) {
         source_.clear_barred();
         if (options_.release_zeros && grew) release_zeros();
@@ -147,7 +146,7 @@ class Pursuit {
     }
 
     void release_zeros() {
-        std::size_t kept = 0, kept_norms = 0;  // the member that came last has no residual norm yet
+        std::size_t kept = 0, kept_norms = 0;              // the member that came last has no residual norm yet
         for (std::size_t m = 0; m < refit_.size(); ++m) {  // members and solution stand in the same order until `fill`
             if (!refit_.is_active(m)) {
                 matroid_.give_back(refit_.ids()[m]);
@@ -156,7 +155,8 @@ class Pursuit {
             }
             solution_.indices[kept] = solution_.indices[m];
             solution_.gains[kept] = solution_.gains[m];
-            if (m < solution_.residual_norms.size()) solution_.residual_norms[kept_norms++] = solution_.residual_norms[m];
+            if (m < solution_.residual_norms.size())
+                solution_.residual_norms[kept_norms++] = solution_.residual_norms[m];
             ++kept;
         }
         if (kept == refit_.size()) return;
@@ -166,8 +166,8 @@ class Pursuit {
         refit_.remove_idle();
     }
 
-    // rule = greedy scores by Schur complements given the members so far. Members that left (release_zeros) stay in this
-    // factor: a larger one only loosens the bound it gives.
+    // rule = greedy scores by Schur complements given the members so far. Members that left (release_zeros) stay in
+    // this factor: a larger one only loosens the bound it gives.
     void extend_path(Index i) {
         if (options_.rule != Rule::greedy) return;
         row_.resize(path_members_.size());

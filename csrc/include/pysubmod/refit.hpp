@@ -16,9 +16,9 @@
 namespace pysubmod {
 
 // Members enter one at a time and are never reordered. The *active* members are those in the Cholesky factor; all
-// others have weight zero. With w >= 0 this is the active set method of Lawson and Hanson (Solving Least Squares Problems, 1974,
-// ch. 23) on the factor, started from the weights before: a member enters by `append`, leaves by Givens rotations.
-// It ends at the exact optimum; there is no step size and no number of iterations to choose.
+// others have weight zero. With w >= 0 this is the active set method of Lawson and Hanson (Solving Least Squares
+// Problems, 1974, ch. 23) on the factor, started from the weights before: a member enters by `append`, leaves by Givens
+// rotations. It ends at the exact optimum; there is no step size and no number of iterations to choose.
 class Refit {
   public:
     struct Settings {
@@ -46,7 +46,8 @@ class Refit {
     bool is_active(std::size_t m) const { return place_[m] != kInactive; }
     double last_gain() const { return gain_; }
 
-    // E of docs/design.md, the unit of every tolerance: the size of the numbers that a correlation is the difference of.
+    // E of docs/design.md, the unit of every tolerance: the size of the numbers that a correlation is the difference
+    // of.
     double current_scale() const {
         double terms = 0.0;
         for (std::size_t m = 0; m < size(); ++m) terms += std::abs(w_[m]) * std::sqrt(diagonal(m));
@@ -261,13 +262,14 @@ class Refit {
         return !settings_.in_range && height(m) > 10.0 * std::sqrt(settings_.rank_tolerance) * unit(m);
     }
     [[noreturn]] void throw_unbounded(std::size_t m) const {
-        throw Unbounded("the objective is unbounded: row " + std::to_string(ids_[m]) +
-                        " depends linearly on rows already selected, but the linear term (c, or the tilt) rewards it all "
-                        "the same; pass ridge > 0, or tilt = 0 with c = G t");
+        throw Unbounded(
+            "the objective is unbounded: row " + std::to_string(ids_[m]) +
+            " depends linearly on rows already selected, but the linear term (c, or the tilt) rewards it all "
+            "the same; pass ridge > 0, or tilt = 0 with c = G t");
     }
 
-    // KKT: while an idle member has a positive multiplier, let the steepest one enter. In exact arithmetic no active set
-    // comes twice; when rounding makes one come back, the multipliers left are noise and the search is over.
+    // KKT: while an idle member has a positive multiplier, let the steepest one enter. In exact arithmetic no active
+    // set comes twice; when rounding makes one come back, the multipliers left are noise and the search is over.
     void let_idle_members_enter() {
         std::vector<std::uint64_t> seen = {active_set_signature()};
         std::vector<char> skipped(size(), 0);
@@ -320,8 +322,8 @@ class Refit {
         return signature;
     }
 
-    // gain = 1/2 sum (g_old + g_new)(w_new - w_old): for a member that stays active both correlations are an exact zero,
-    // so nothing cancels however small the gain.
+    // gain = 1/2 sum (g_old + g_new)(w_new - w_old): for a member that stays active both correlations are an exact
+    // zero, so nothing cancels however small the gain.
     void settle_gain(const std::vector<double>& w_before, const std::vector<double>& g_before) {
         gain_ = 0.0;
         for (std::size_t m = 0; m < size(); ++m) {

@@ -1,4 +1,5 @@
-// The plain doors of the CPU solvers: no templates, no classes to keep alive. The bindings and the C++ tests call these.
+// The plain doors of the CPU solvers: no templates, no classes to keep alive. The bindings and the C++ tests call
+// these.
 #pragma once
 
 #include <span>
@@ -8,7 +9,8 @@
 
 namespace pysubmod {
 
-// What a problem is made of. Either rows and target, or one view of K (n x n, contiguous rows, float32 or float64) and c = G t.
+// What a problem is made of. Either rows and target, or one view of K (n x n, contiguous rows, float32 or float64) and
+// c = G t.
 struct Problem {
     std::vector<RowBlock> rows;  // blocks, one after another
     std::span<const double> target;

@@ -18,9 +18,9 @@ enum class Mark : std::uint8_t {
 
 // The answer to "who is next?".
 struct Best {
-    Index index = -1;      // -1: no eligible row helps
+    Index index = -1;          // -1: no eligible row helps
     double correlation = 0.0;  // g_i
-    bool saw_barred = false;  // a barred row was passed over
+    bool saw_barred = false;   // a barred row was passed over
 };
 
 enum class Ask {
@@ -29,7 +29,8 @@ enum class Ask {
 };
 
 // K = G G' (no ridge); C = K + ridge I; c = G t + tilt/2 diag K; g = c - C w at the weights last set.
-// Everything is float64 and independent of the number of threads. A source reads its data in place and never writes to it.
+// Everything is float64 and independent of the number of threads. A source reads its data in place and never writes to
+// it.
 template <class S>
 concept Source = requires(S& s, const S& cs, Index i, std::span<const Index> members, std::span<const double> in,
                           std::span<double> out, const PartitionMatroid& matroid, Mark mark, Ask ask, double x) {
@@ -42,14 +43,16 @@ concept Source = requires(S& s, const S& cs, Index i, std::span<const Index> mem
     { s.gram_row(i, members, out) };                         // out[j] = K[i, members[j]]; O(|members| d)
     // The weights and E, the unit of tolerances that goes with them; returns ||r|| or kUnknown; O(|members| d).
     { s.set_weights(members, in, x) } -> std::convertible_to<double>;
-    { s.correlations(members, out) };                        // g of a few rows, from the residual; O(|members| d)
-    { s.best(matroid, ask) } -> std::same_as<Best>;          // g of all eligible rows in ONE pass, then the argmax
+    { s.correlations(members, out) };                // g of a few rows, from the residual; O(|members| d)
+    { s.best(matroid, ask) } -> std::same_as<Best>;  // g of all eligible rows in ONE pass, then the argmax
     { s.mark(i, mark) };
     { s.clear_barred() };
     // For rule = greedy only.
-    { s.deflate(i, in, x) };    // K[:, i] in one pass, minus its part in the rows before: in = row of the factor, x its end
+    {
+        s.deflate(i, in, x)
+    };  // K[:, i] in one pass, minus its part in the rows before: in = row of the factor, x its end
     { cs.is_exact(i) } -> std::convertible_to<bool>;  // best() returned i by its exact gain, not by a bound
-    { s.set_exact(i, x) };      // sqrt(2 * exact gain) of i, valid until the weights change
+    { s.set_exact(i, x) };                            // sqrt(2 * exact gain) of i, valid until the weights change
 };
 
 }  // namespace pysubmod
