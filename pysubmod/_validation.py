@@ -125,7 +125,8 @@ def _as_float(name: str, value: Any) -> tuple[npt.NDArray[Any], str]:
 def _widen(array: npt.NDArray[Any], dtype: str) -> FloatArray:
     if dtype == "bfloat16":
         return (array.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    return np.ascontiguousarray(array, dtype=np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN, which is reported later
+        return np.ascontiguousarray(array, dtype=np.float64)
 
 
 def as_rows(value: Any, name: str = "G") -> Rows:
@@ -248,7 +249,7 @@ def as_groups(value: Any, n: int, name: str = "groups") -> npt.NDArray[Any]:
                 raise ValueError(f"{name}: an integer label does not fit into 64 bits; use strings")
             array = array.astype(np.int64)
     if array.size == 0 and array.ndim == 1:
-        array = array.astype(np.int64)
+        array = np.empty(0, np.int64)
     if array.dtype.kind not in "iuU":
         raise TypeError(f"{name}: labels must be all integers or all strings; got dtype {array.dtype}")
     if array.shape != (n,):

@@ -169,7 +169,8 @@ def _check_labels(names: list[Label], given: dict[Label, int], codes: npt.NDArra
         if any(str(name) in map(str, given) for name in missing):
             hint = " (labels are matched with their type: 1 is not '1')"
         raise ValueError(
-            f"budgets: no budget for the label {missing[0]!r}, which candidates have; labels with budgets: {_shown(list(given))}; give it a budget, 0 to exclude it{hint}"
+            f"budgets: no budget for the label {missing[0]!r}, which candidates have; "
+            f"labels with budgets: {_shown(list(given))}; give it a budget, 0 to exclude it{hint}"
         )
     known = set(names)
     surplus = [name for name in given if name not in known]

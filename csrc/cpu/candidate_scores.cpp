@@ -73,11 +73,17 @@ double CandidateScores::improving_score(std::size_t i) const {
     return std::numeric_limits<double>::infinity();
 }
 
+// How much of a score rounding may be, over kScoreTolerance. Where a Schur complement is small, so is what is left of g_i.
+double CandidateScores::unit(std::size_t i, Ask ask) const {
+    if (rule_ == Rule::omp || ask == Ask::any) return scale_ * root_[i];
+    if (rule_ == Rule::normalized) return scale_;
+    return scale_ * std::sqrt(diagonal_[i] / std::max(schur_[i], rank_tolerance_ * diagonal_[i]));
+}
+
 Best CandidateScores::best(const PartitionMatroid& matroid, Ask ask) {
     Best best;
     const std::size_t n = g_.size();
-    double best_score = kNever;
-    std::size_t winner = n;
+    double surely = kNever;  // the best score is at least this
     for (std::size_t i = 0; i < n; ++i) {
         score_[i] = kNever;
         if (marks_[i] == Mark::selected || !matroid.may_take(static_cast<Index>(i))) continue;
@@ -87,18 +93,12 @@ Best CandidateScores::best(const PartitionMatroid& matroid, Ask ask) {
             best.saw_barred = true;
         else
             score_[i] = improving_score(i);
-        if (score_[i] > best_score) best_score = score_[i], winner = i;
+        if (score_[i] > kNever) surely = std::max(surely, score_[i] - kScoreTolerance * unit(i, ask));
     }
-    if (winner == n) return best;
+    if (surely == kNever) return best;
     // Scores that rounding cannot tell apart are equal; the lowest index wins, whatever the source or the machine.
-    const bool by_row = rule_ == Rule::omp || ask == Ask::any;
-    const auto unit = [&](std::size_t i) { return by_row ? scale_ * root_[i] : scale_; };
-    const std::size_t first = winner;
-    for (std::size_t i = 0; i < first; ++i)
-        if (score_[i] >= best_score - kScoreTolerance * (unit(i) + unit(first))) {
-            winner = i;
-            break;
-        }
+    std::size_t winner = 0;
+    while (!(score_[winner] > kNever && score_[winner] + kScoreTolerance * unit(winner, ask) >= surely)) ++winner;
     best.index = static_cast<Index>(winner);
     best.correlation = g_[winner];
     return best;

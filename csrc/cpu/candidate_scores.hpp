@@ -43,6 +43,7 @@ class CandidateScores {
     static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
     double height(std::size_t i) const;
     double improving_score(std::size_t i) const;
+    double unit(std::size_t i, Ask ask) const;
 
     Rule rule_ = Rule::omp;
     bool nonneg_ = true;
