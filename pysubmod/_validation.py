@@ -146,11 +146,11 @@ def _rows_of_mapping(value: Mapping[Any, Any], name: str) -> Rows:
         raise ValueError(f"{name}: the mapping is empty; expected {{group: (n_group, d) array}}")
     for key, block in value.items():
         if isinstance(block, Mapping):
-            raise TypeError(f"{name}[{key!r}]: expected an array (n_group, d), got a mapping inside the mapping")
-    parts = {key: as_rows(block, f"{name}[{key!r}]") for key, block in value.items()}
+            raise TypeError(f"{name}[{shown(key)}]: expected an array (n_group, d), got a mapping inside the mapping")
+    parts = {key: as_rows(block, f"{name}[{shown(key)}]") for key, block in value.items()}
     widths = {key: rows.shape[1] for key, rows in parts.items()}
     if len(set(widths.values())) > 1:
-        raise ValueError(f"{name}: all groups must have the same number of columns d; got {widths}")
+        raise ValueError(f"{name}: all groups must have the same number of columns d; got {shown(widths, 300)}")
     keys = as_groups(list(value), len(value), name=f"{name} (its keys)")
     sizes = [rows.shape[0] for rows in parts.values()]
     dtypes = sorted({rows.dtype for rows in parts.values()})
@@ -264,7 +264,7 @@ def _check_one_kind(name: str, labels: Sequence[Any], array: npt.NDArray[Any]) -
     strings = array.dtype.kind == "U"
     for label in labels:
         if isinstance(label, (bool, np.bool_)) or isinstance(label, str) != strings:
-            raise TypeError(f"{name}: labels must be all integers or all strings; got {label!r} among others")
+            raise TypeError(f"{name}: labels must be all integers or all strings; got {shown(label)} among others")
 
 
 def as_mask(value: Any, n: int, name: str = "candidates") -> npt.NDArray[np.bool_] | None:

@@ -96,10 +96,9 @@ class PartitionMatroid:
         return bool((counts <= self.budgets).all())
 
     def __repr__(self) -> str:
-        shown = ", ".join(
-            f"{label!r}: {b}/{s}" for label, b, s in zip(self.labels, self.budgets, self.sizes, strict=True)
-        )
-        return f"PartitionMatroid(n={self.n}, rank={self.rank}, budget/size {{{shown}}})"
+        groups = zip(self.labels, self.budgets, self.sizes, strict=True)
+        text = ", ".join(f"{shown(label)}: {budget}/{size}" for label, budget, size in groups)
+        return f"PartitionMatroid(n={self.n}, rank={self.rank}, budget/size {{{text}}})"
 
 
 def _length(name: str, value: Any) -> int:
@@ -166,10 +165,11 @@ def _check_labels(names: list[Label], given: dict[Label, int], codes: npt.NDArra
     missing = [name for p, name in enumerate(names) if p in used and name not in given]
     if missing:
         hint = ""
-        if any(str(name) in map(str, given) for name in missing):
+        texts = {label if isinstance(label, str) else shown(label) for label in given}
+        if any((name if isinstance(name, str) else shown(name)) in texts for name in missing):
             hint = " (labels are matched with their type: 1 is not '1')"
         raise ValueError(
-            f"budgets: no budget for the label {missing[0]!r}, which candidates have; "
+            f"budgets: no budget for the label {shown(missing[0])}, which candidates have; "
             f"labels with budgets: {_shown(list(given))}; give it a budget, 0 to exclude it{hint}"
         )
     known = set(names)

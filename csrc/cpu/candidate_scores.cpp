@@ -73,7 +73,8 @@ double CandidateScores::improving_score(std::size_t i) const {
     return std::numeric_limits<double>::infinity();
 }
 
-// How much of a score rounding may be, over kScoreTolerance. Where a Schur complement is small, so is what is left of g_i.
+// How much of a score rounding may be, over kScoreTolerance. Where a Schur complement is small, so is what is left of
+// g_i.
 double CandidateScores::unit(std::size_t i, Ask ask) const {
     if (rule_ == Rule::omp || ask == Ask::any) return scale_ * root_[i];
     if (rule_ == Rule::normalized) return scale_;

@@ -194,6 +194,34 @@ void DenseSource::gram_row(Index i, std::span<const Index> members, std::span<do
     multiply(members, xs, outs);
 }
 
+// Member by member in a fixed order, one chunk of columns to a task.
+void DenseSource::subtract_rows(std::span<const double> from, std::span<const Index> members, std::span<const double> x,
+                                std::span<double> out) {
+    const double bytes = bytes_of(members.size());
+    bytes_read_ += bytes;
+    const auto n_chunks = static_cast<Index>((d_ + kChunk - 1) / kChunk);
+    team_.run(n_chunks, bytes, [&](Index chunk, int worker) {
+        const std::size_t column = at(chunk) * kChunk;
+        const std::size_t m = std::min(kChunk, d_ - column);
+        double* r = out.data() + column;
+        std::copy_n(from.data() + column, m, r);
+        for (std::size_t j = 0; j < members.size(); ++j) {
+            if (x[j] == 0.0) continue;
+            const std::byte* pointer = nullptr;
+            const Index rows[] = {members[j]};
+            gather(rows, column, m, workspaces_[static_cast<std::size_t>(worker)], &pointer);
+            kernels_.by_type[static_cast<std::size_t>(locate(members[j]).block->storage)].axpy(-x[j], pointer, r, m);
+        }
+    });
+}
+
+double DenseSource::schur_from_rows(Index i, std::span<const Index> members, std::span<const double> x) {
+    widen_row(i, wide_row_);
+    std::vector<double> rest(d_);
+    subtract_rows(wide_row_, members, x, rest);
+    return dot(rest.data(), rest.data(), d_) + ridge_ * (1.0 + dot(x.data(), x.data(), x.size()));
+}
+
 double DenseSource::set_weights(std::span<const Index> members, std::span<const double> weights, double scale) {
     for (const Index i : weighted_) weight_of_[at(i)] = 0.0;
     weighted_.clear();
@@ -202,23 +230,7 @@ double DenseSource::set_weights(std::span<const Index> members, std::span<const 
         weight_of_[at(members[m])] = weights[m];
         weighted_.push_back(members[m]);
     }
-    // r = t - sum of w_i g_i from scratch, member by member in a fixed order, one chunk of columns to a task.
-    const double bytes = bytes_of(weighted_.size());
-    bytes_read_ += bytes;
-    const auto n_chunks = static_cast<Index>((d_ + kChunk - 1) / kChunk);
-    team_.run(n_chunks, bytes, [&](Index chunk, int worker) {
-        const std::size_t column = at(chunk) * kChunk;
-        const std::size_t m = std::min(kChunk, d_ - column);
-        double* r = residual_.data() + column;
-        std::copy_n(target_.data() + column, m, r);
-        for (const Index i : weighted_) {
-            const std::byte* pointer = nullptr;
-            const Index rows[] = {i};
-            gather(rows, column, m, workspaces_[static_cast<std::size_t>(worker)], &pointer);
-            kernels_.by_type[static_cast<std::size_t>(locate(i).block->storage)].axpy(-weight_of_[at(i)], pointer, r,
-                                                                                      m);
-        }
-    });
+    subtract_rows(target_, members, weights, residual_);
     stale_ = true;
     scores_.weights_changed(scale);
     return std::sqrt(dot(residual_.data(), residual_.data(), d_));

@@ -30,6 +30,8 @@ class DenseSource {
     double linear(Index i) const { return scores_.linear(i); }
 
     void gram_row(Index i, std::span<const Index> members, std::span<double> out);
+    bool has_rows() const { return true; }
+    double schur_from_rows(Index i, std::span<const Index> members, std::span<const double> x);
     double set_weights(std::span<const Index> members, std::span<const double> weights, double scale);
     void correlations(std::span<const Index> rows, std::span<double> out);
     Best best(const PartitionMatroid& matroid, Ask ask);
@@ -74,6 +76,9 @@ class DenseSource {
     void multiply(std::span<const Index> rows, std::span<const double* const> xs, std::span<double* const> outs);
     void multiply_tile(std::span<const Index> rows, std::span<const double* const> xs, Workspace& work);
     void widen_row(Index i, std::vector<double>& out);
+    // out = from - sum of x[m] * row members[m].
+    void subtract_rows(std::span<const double> from, std::span<const Index> members, std::span<const double> x,
+                       std::span<double> out);
     // The m columns from `column` on of these rows, contiguous: in place where they are, else packed into `work`.
     void gather(std::span<const Index> rows, std::size_t column, std::size_t m, Workspace& work,
                 const std::byte** out) const;

@@ -29,6 +29,8 @@ class GramSource {
     double linear(Index i) const { return scores_.linear(i); }
 
     void gram_row(Index i, std::span<const Index> members, std::span<double> out);
+    bool has_rows() const { return false; }
+    double schur_from_rows(Index, std::span<const Index>, std::span<const double>) { return kUnknown; }
     double set_weights(std::span<const Index> members, std::span<const double> weights, double scale);
     void correlations(std::span<const Index> rows, std::span<double> out);
     Best best(const PartitionMatroid& matroid, Ask ask);

@@ -34,7 +34,13 @@ class GrowingCholesky {
     // Adds a row; false, and nothing changed, if it is dependent on the rows already there. Throws InvalidArgument when
     // C is not positive semidefinite (only a Gram matrix given by the caller can be so).
     bool append(std::span<const double> c, double c_ii) {
-        const double schur = schur_complement(c, c_ii, scratch_);
+        const auto trust = [](double schur) { return schur; };
+        return append(c, c_ii, trust);
+    }
+    // The same, but `confirm(schur)` may give a better value of the Schur complement than rounding left here.
+    template <class Confirm>
+    bool append(std::span<const double> c, double c_ii, const Confirm& confirm) {
+        const double schur = confirm(schur_complement(c, c_ii, scratch_));
         if (schur < -kClearlyNegative * c_ii)
             throw InvalidArgument("K: the Gram matrix is not positive semidefinite; K = G G' always is");
         if (dependent(schur, c_ii)) return false;

@@ -10,6 +10,16 @@
 
 namespace pysubmod {
 
+template <Source S>
+Refit::Settings refit_settings(S& source, bool nonneg) {
+    Refit::Settings settings{nonneg, source.scale(), source.rank_tolerance(), source.in_range(), {}};
+    if (source.has_rows())
+        settings.schur_from_rows = [&source](Index i, std::span<const Index> members, std::span<const double> x) {
+            return source.schur_from_rows(i, members, x);
+        };
+    return settings;
+}
+
 // All that the refit asks about row i; `row` holds its row of C and must live as long as the answer is used.
 template <Source S>
 Refit::Member describe_member(S& source, const Refit& refit, Index i, std::optional<double> correlation,
@@ -40,7 +50,7 @@ class Pursuit {
           matroid_(std::move(matroid)),
           options_(options),
           monitor_(monitor),
-          refit_({options.nonneg, source.scale(), source.rank_tolerance(), source.in_range()}),
+          refit_(refit_settings(source, options.nonneg)),
           path_(source.rank_tolerance()) {}
 
     Solution run(std::span<const Index> initial) {
@@ -208,7 +218,7 @@ class Pursuit {
 template <Source S>
 Evaluation evaluate_support(S& source, Index n, std::span<const Index> members, bool nonneg, bool with_gains,
                             Monitor& monitor) {
-    Refit refit({nonneg, source.scale(), source.rank_tolerance(), source.in_range()});
+    Refit refit(refit_settings(source, nonneg));
     std::vector<double> row;
     const auto describe = [&](Index i, std::optional<double> correlation) {
         if (monitor.interrupted()) throw Interrupted();

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <optional>
 #include <span>
@@ -26,6 +27,10 @@ class Refit {
         double scale = 1.0;  // E_0 of docs/design.md: the size of the problem before anything is selected
         double rank_tolerance = kRankTolerance;
         bool in_range = true;  // c = G t exactly, so that no direction can be unbounded
+        // Optional: the Schur complement of a row from the rows themselves, ||g_i - sum_j x_j g_j||^2 + ridge (1 +
+        // ||x||^2). Where little of a row is left, the factor's own value is mostly rounding, and near-dependent rows
+        // amplify it.
+        std::function<double(Index i, std::span<const Index> members, std::span<const double> x)> schur_from_rows = {};
     };
     // What is known about a new member: its row of C against the members so far, its diagonal, linear term and
     // correlation at the present weights.
@@ -58,21 +63,25 @@ class Refit {
     // and nothing changes. With free weights an independent member is always kept: it may matter after the next one.
     // Throws Unbounded if the objective has no maximum.
     Outcome add(const Member& member) {
+        std::optional<Refit> undo;
+        if (settings_.nonneg) undo.emplace(*this);  // free weights never lose: there is nothing to undo
         scale_ = current_scale();
         push(member);
         const std::vector<double> w_before = w_, g_before = g_;
-        std::optional<Refit> undo;
-        Outcome outcome = Outcome::no_gain;
-        if (!settings_.nonneg || helps(size() - 1)) outcome = enter(size() - 1, undo);
-        gain_ = 0.0;
+        const bool may_enter = !settings_.nonneg || helps(size() - 1);
+        Outcome outcome = may_enter ? enter(size() - 1) : Outcome::no_gain;
         if (outcome == Outcome::improved) {
+            update_correlations();
             if (settings_.nonneg) let_idle_members_enter();
-            settle_gain(w_before, g_before);
-            if (!undo || gain_ > 0.0) return outcome;
-            *this = *std::move(undo);
+            gain_ = gain_since(w_before, g_before);
+            if (!settings_.nonneg || gain_ > 0.0) return outcome;
             outcome = Outcome::no_gain;
         }
-        pop();
+        if (undo)
+            *this = *std::move(undo);
+        else
+            pop();
+        gain_ = 0.0;
         return outcome;
     }
 
@@ -125,6 +134,7 @@ class Refit {
 
   private:
     static constexpr std::size_t kInactive = static_cast<std::size_t>(-1);
+    static constexpr double kTrustedShare = 1e-3;  // of the diagonal: a larger Schur complement is right to many digits
 
     double entry(std::size_t a, std::size_t b) const {
         return a >= b ? gram_[a * (a + 1) / 2 + b] : gram_[b * (b + 1) / 2 + a];
@@ -153,13 +163,24 @@ class Refit {
     bool activate(std::size_t m) {
         column_.resize(active_.size());
         for (std::size_t p = 0; p < active_.size(); ++p) column_[p] = entry(m, active_[p]);
-        if (!factor_.append(column_, diagonal(m))) return false;
+        const auto confirm = [&](double schur) {
+            return schur < kTrustedShare * diagonal(m) && settings_.schur_from_rows ? schur_from_rows(m) : schur;
+        };
+        if (!factor_.append(column_, diagonal(m), confirm)) return false;
         place_[m] = active_.size();
         active_.push_back(m);
         const auto row = factor_.row(place_[m]);
         forward_.push_back((c_[m] - dot(row.data(), forward_.data(), place_[m])) / row[place_[m]]);
         return true;
     }
+    double schur_from_rows(std::size_t m) const {
+        std::vector<double> x(column_);
+        factor_.solve(x);
+        std::vector<Index> members;
+        for (const std::size_t a : active_) members.push_back(ids_[a]);
+        return settings_.schur_from_rows(ids_[m], members, x);
+    }
+
     void deactivate(std::size_t m) {
         const std::size_t place = place_[m];
         factor_.drop(place);
@@ -175,13 +196,11 @@ class Refit {
     }
 
     // Brings member m, with w_m = 0, into the factor and climbs to the optimum over the active members. A dependent
-    // member may trade places with an active one; `undo` then holds the state before, should that gain nothing.
-    Outcome enter(std::size_t m, std::optional<Refit>& undo) {
+    // member may trade places with an active one. Unless it improves, what is left behind is for the caller to undo.
+    Outcome enter(std::size_t m) {
         bool fresh = true;
         if (!activate(m)) {
-            undo.emplace(*this);
             if (!follow_ray(m)) {
-                undo.reset();
                 if (may_be_unbounded(m)) throw_unbounded(m);
                 return Outcome::dependent;
             }
@@ -190,10 +209,7 @@ class Refit {
         do {
             target_ = forward_;
             factor_.solve_upper(target_);
-            if (fresh && settings_.nonneg && !(target_[place_[m]] > 0.0)) {
-                deactivate(m);  // m came last, so this only forgets it
-                return Outcome::no_gain;
-            }
+            if (fresh && settings_.nonneg && !(target_[place_[m]] > 0.0)) return Outcome::no_gain;
             fresh = false;
         } while (settings_.nonneg && step_towards_target());
         for (std::size_t p = 0; p < active_.size(); ++p) w_[active_[p]] = target_[p];
@@ -274,19 +290,23 @@ class Refit {
         std::vector<std::uint64_t> seen = {active_set_signature()};
         std::vector<char> skipped(size(), 0);
         for (;;) {
-            update_idle_correlations();
             const std::size_t m = steepest_idle(skipped);
             if (m == kInactive) return;
-            std::optional<Refit> undo;
-            if (enter(m, undo) != Outcome::improved) {
+            Refit undo(*this);
+            bool gains = enter(m) == Outcome::improved;
+            if (gains) {
+                update_correlations();
+                gains = gain_since(undo.w_, undo.g_) > 0.0;
+            }
+            if (!gains) {
+                *this = std::move(undo);
                 skipped[m] = 1;
                 continue;
             }
             const std::uint64_t signature = active_set_signature();
-            if (std::find(seen.begin(), seen.end(), signature) != seen.end()) break;
+            if (std::find(seen.begin(), seen.end(), signature) != seen.end()) return;
             seen.push_back(signature);
         }
-        update_idle_correlations();
     }
 
     // Among idle members that help, the largest g_m / sqrt(C_mm); the first of those that rounding cannot tell apart.
@@ -302,12 +322,12 @@ class Refit {
         return m;
     }
 
-    void update_idle_correlations() {
+    // g = c - C w; exactly zero for active members.
+    void update_correlations() {
         for (std::size_t m = 0; m < size(); ++m) {
-            if (is_active(m)) continue;
-            double g = c_[m];
-            for (const std::size_t a : active_) g -= entry(m, a) * w_[a];
-            g_[m] = g;
+            g_[m] = is_active(m) ? 0.0 : c_[m];
+            if (is_active(m) || !settings_.nonneg) continue;  // idle members with free weights stay idle for ever
+            for (const std::size_t a : active_) g_[m] -= entry(m, a) * w_[a];
         }
     }
 
@@ -322,14 +342,12 @@ class Refit {
         return signature;
     }
 
-    // gain = 1/2 sum (g_old + g_new)(w_new - w_old): for a member that stays active both correlations are an exact
-    // zero, so nothing cancels however small the gain.
-    void settle_gain(const std::vector<double>& w_before, const std::vector<double>& g_before) {
-        gain_ = 0.0;
-        for (std::size_t m = 0; m < size(); ++m) {
-            if (is_active(m)) g_[m] = 0.0;
-            gain_ += 0.5 * (g_before[m] + g_[m]) * (w_[m] - w_before[m]);
-        }
+    // 1/2 sum (g_old + g_new)(w_new - w_old): for a member that stays active both correlations are an exact zero, so
+    // nothing cancels however small the gain.
+    double gain_since(const std::vector<double>& w_before, const std::vector<double>& g_before) const {
+        double gain = 0.0;
+        for (std::size_t m = 0; m < size(); ++m) gain += 0.5 * (g_before[m] + g_[m]) * (w_[m] - w_before[m]);
+        return gain;
     }
 
     Settings settings_;

@@ -41,6 +41,10 @@ concept Source = requires(S& s, const S& cs, Index i, std::span<const Index> mem
     { cs.diagonal(i) } -> std::convertible_to<double>;       // C_ii
     { cs.linear(i) } -> std::convertible_to<double>;         // c_i
     { s.gram_row(i, members, out) };                         // out[j] = K[i, members[j]]; O(|members| d)
+    // The Schur complement of C_ii given the members: ||g_i - sum_j x_j g_j||^2 + ridge (1 + ||x||^2) at its minimiser
+    // x.
+    { s.schur_from_rows(i, members, in) } -> std::convertible_to<double>;
+    { cs.has_rows() } -> std::convertible_to<bool>;  // false: only K is at hand, and schur_from_rows may not be called
     // The weights and E, the unit of tolerances that goes with them; returns ||r|| or kUnknown; O(|members| d).
     { s.set_weights(members, in, x) } -> std::convertible_to<double>;
     { s.correlations(members, out) };                // g of a few rows, from the residual; O(|members| d)
