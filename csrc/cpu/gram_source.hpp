@@ -22,7 +22,7 @@ class GramSource {
     double scale() const { return scores_.scale(); }
     double target_norm() const { return target_norm_; }
     double rank_tolerance() const {
-        return gram_.storage == Storage::float64 ? kRankTolerance : kRankToleranceFloat32Gram;
+        return gram_.storage == Storage::float64 ? kRankToleranceGram64 : kRankToleranceGram32;
     }
     bool in_range() const { return false; }
     double diagonal(Index i) const { return scores_.diagonal(i); }

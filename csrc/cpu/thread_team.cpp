@@ -30,7 +30,9 @@ inline void relax() {
 
 }  // namespace
 
-ThreadTeam::ThreadTeam(int n_threads, Monitor& monitor) : n_threads_(n_threads), monitor_(monitor) {}
+ThreadTeam::ThreadTeam(int n_threads, Monitor& monitor) : n_threads_(n_threads), monitor_(monitor) {
+    if (n_threads < 1) throw InvalidArgument("n_threads: must be at least 1");
+}
 
 ThreadTeam::~ThreadTeam() {
     stop_.store(true);

@@ -27,7 +27,7 @@ class ThreadTeam {
     int started() const { return static_cast<int>(workers_.size()) + 1; }
 
     // Calls job(task, worker) for every task in 0 .. n_tasks - 1, each exactly once, in no fixed order; 0 <= worker <
-    // size(). `bytes` is about how much memory the whole job reads: small ones run on the calling thread alone. An
+    // size(). `bytes` is about how much memory the whole job reads: for small ones no worker is woken. An
     // exception in a task is rethrown here when all threads have stopped; Interrupted if the monitor says so.
     void run(Index n_tasks, double bytes, const std::function<void(Index, int)>& job);
 

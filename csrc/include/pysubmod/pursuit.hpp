@@ -74,6 +74,8 @@ class Pursuit {
             if (outcome != Outcome::improved) refit_.add_idle(member);
             extend_path(i);
             take(i, refit_.last_gain());
+            residual_norm_ = source_.set_weights(refit_.ids(), refit_.weights(), refit_.current_scale());
+            solution_.residual_norms.push_back(residual_norm_);
         }
         if (!initial.empty()) settle(true);
     }
@@ -106,6 +108,7 @@ class Pursuit {
             const Best best = source_.best(matroid_, ask);
             if (best.index < 0 || ask == Ask::any || options_.rule != Rule::greedy || source_.is_exact(best.index))
                 return best;
+            if (monitor_.interrupted()) throw Interrupted();
             Outcome outcome{};
             const double gain = refit_.trial_gain(describe(best.index, best.correlation), outcome);
             if (outcome == Outcome::improved && gain > 0.0)

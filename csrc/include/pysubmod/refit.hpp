@@ -74,7 +74,7 @@ class Refit {
             update_correlations();
             if (settings_.nonneg) let_idle_members_enter();
             gain_ = gain_since(w_before, g_before);
-            if (!settings_.nonneg || gain_ > 0.0) return outcome;
+            if (!settings_.nonneg || gains(size() - 1, gain_)) return outcome;
             outcome = Outcome::no_gain;
         }
         if (undo)
@@ -97,19 +97,17 @@ class Refit {
 
     // Corrected seminormal equations: `g` is the true gradient at the present weights, formed from the rows and not
     // from the normal equations; one step C_PP^-1 g_P brings the weights to the accuracy of an orthogonal
-    // factorisation (Bjorck 1987). Returns the objective that is gained.
+    // factorisation (Bjorck 1987). Returns the objective that is gained. A step out of w >= 0 is not taken.
     double refine(std::span<const double> g) {
         target_.resize(active_.size());
         for (std::size_t p = 0; p < active_.size(); ++p) target_[p] = g[active_[p]];
         factor_.solve(target_);
         double gained = 0.0;
         for (std::size_t p = 0; p < active_.size(); ++p) {
-            double& w = w_[active_[p]];
-            const double before = w;
-            w += target_[p];
-            if (settings_.nonneg) w = std::max(w, 0.0);
-            gained += 0.5 * g[active_[p]] * (w - before);
+            if (settings_.nonneg && w_[active_[p]] + target_[p] < 0.0) return 0.0;
+            gained += 0.5 * g[active_[p]] * target_[p];
         }
+        for (std::size_t p = 0; p < active_.size(); ++p) w_[active_[p]] += target_[p];
         return gained;
     }
 
@@ -143,6 +141,9 @@ class Refit {
     double unit(std::size_t m) const { return scale_ * std::sqrt(diagonal(m)); }
     double height(std::size_t m) const { return settings_.nonneg ? g_[m] : std::abs(g_[m]); }
     bool helps(std::size_t m) const { return height(m) > kScoreTolerance * unit(m); }
+
+    // More than rounding makes of two like rows that trade places. An entry without a trade gains at least g_m w_m / 2.
+    bool gains(std::size_t m, double gain) const { return gain > 0.5 * kScoreTolerance * unit(m) * std::abs(w_[m]); }
 
     void push(const Member& member) {
         gram_.insert(gram_.end(), member.c_row.begin(), member.c_row.end());
@@ -293,12 +294,12 @@ class Refit {
             const std::size_t m = steepest_idle(skipped);
             if (m == kInactive) return;
             Refit undo(*this);
-            bool gains = enter(m) == Outcome::improved;
-            if (gains) {
+            bool better = enter(m) == Outcome::improved;
+            if (better) {
                 update_correlations();
-                gains = gain_since(undo.w_, undo.g_) > 0.0;
+                better = gains(m, gain_since(undo.w_, undo.g_));
             }
-            if (!gains) {
+            if (!better) {
                 *this = std::move(undo);
                 skipped[m] = 1;
                 continue;

@@ -36,7 +36,7 @@ concept Source = requires(S& s, const S& cs, Index i, std::span<const Index> mem
                           std::span<double> out, const PartitionMatroid& matroid, Mark mark, Ask ask, double x) {
     { cs.scale() } -> std::convertible_to<double>;           // E_0: the unit of every tolerance before the first pick
     { cs.target_norm() } -> std::convertible_to<double>;     // ||t||, or kUnknown
-    { cs.rank_tolerance() } -> std::convertible_to<double>;  // kRankTolerance unless K itself is coarser
+    { cs.rank_tolerance() } -> std::convertible_to<double>;  // kRankTolerance, larger where only K is at hand
     { cs.in_range() } -> std::convertible_to<bool>;          // c = G t exactly: no direction is unbounded
     { cs.diagonal(i) } -> std::convertible_to<double>;       // C_ii
     { cs.linear(i) } -> std::convertible_to<double>;         // c_i

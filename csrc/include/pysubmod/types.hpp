@@ -15,8 +15,10 @@ inline constexpr double kScoreTolerance = 1e-12;
 // A row is dependent on the active ones when its Schur complement is at most this share of its diagonal,
 // i.e. when its distance from their span is at most 1e-5 of its norm.
 inline constexpr double kRankTolerance = 1e-10;
-// The same for a Gram matrix that was itself rounded to float32: 64 * 2^-23.
-inline constexpr double kRankToleranceFloat32Gram = 64.0 * 1.1920928955078125e-07;
+// The same where only K is at hand: 4 sqrt(eps) of its type. Rows at the tolerance amplify K's own rounding to about
+// eps / tolerance, which must stay below the tolerance.
+inline constexpr double kRankToleranceGram64 = 0x1p-24;
+inline constexpr double kRankToleranceGram32 = 1.3810679320049757e-03;
 
 inline constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
 
