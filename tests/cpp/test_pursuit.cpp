@@ -42,7 +42,6 @@ class BruteForcePursuit {
 
     BruteForce run() {
         for (const Index i : in_.initial) accept(static_cast<std::size_t>(i));
-        for (Real& residual : out_.residuals) residual = residual_norm();
         if (options_.release_zeros && !in_.initial.empty()) release();
         out_.status = climb();
         for (const Index i : out_.indices) out_.weights.push_back(w_[static_cast<std::size_t>(i)]);

@@ -242,10 +242,10 @@ class Refit {
 
     // Along a dependent member m the objective rises without bending: w_P - a v, w_m = a with v = C_PP^-1 C_Pm. With
     // w >= 0 the ray ends where an active member reaches zero; that one leaves, and m may be independent of the rest.
-    // False, and nothing changed, if the ray has no end.
+    // False if a ray has no end.
     bool follow_ray(std::size_t m) {
         if (!settings_.nonneg) return false;
-        bool moved = false;
+        const double root = std::sqrt(diagonal(m));
         do {
             target_.resize(active_.size());
             for (std::size_t p = 0; p < active_.size(); ++p) target_[p] = entry(m, active_[p]);
@@ -256,21 +256,17 @@ class Refit {
             for (std::size_t p = 0; p < active_.size(); ++p) {
                 const double slope = target_[p];
                 if (!(slope > 0.0)) continue;
-                ends = ends || slope * slope * diagonal(active_[p]) > settings_.rank_tolerance * diagonal(m);
+                ends = ends || slope * std::sqrt(diagonal(active_[p])) > std::sqrt(settings_.rank_tolerance) * root;
                 const double reach = w_[active_[p]] / slope;
                 if (reach < length) blocking = active_[p], length = reach;
             }
-            if (!ends) {
-                if (moved) throw_unbounded(m);
-                return false;
-            }
+            if (!ends) return false;
             for (std::size_t p = 0; p < active_.size(); ++p) {
                 double& w = w_[active_[p]];
                 w = std::max(0.0, w - length * target_[p]);
             }
             w_[m] += length;
             deactivate(blocking);
-            moved = true;
         } while (!activate(m));
         return true;
     }
