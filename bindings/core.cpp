@@ -130,7 +130,7 @@ Problem problem_of(const py::list& blocks, const Array<double>& vector, bool is_
     problem.linear = view(vector);
     problem.target_norm = target_norm;
     const auto k = py::cast<py::array>(blocks[0]);
-    if (k.shape(0) != vector.size() || k.shape(1) != vector.size() || k.strides(1) != k.itemsize())
+    if (k.shape(0) != vector.size() || k.shape(1) != vector.size() || (k.shape(1) > 1 && k.strides(1) != k.itemsize()))
         throw std::invalid_argument("K must be (n, n) with contiguous rows, n = len(linear)");
     return problem;
 }

@@ -27,9 +27,12 @@ void CandidateScores::reset(std::vector<double> c, std::vector<double> diagonal,
         if (root_[i] > 0.0)
             scale_ = std::max(scale_, std::abs(c_[i]) / root_[i]);
         else if (nonneg_ ? c_[i] > 0.0 : c_[i] != 0.0)
-            throw Unbounded("c: entry " + std::to_string(i) + " is " + std::to_string(c_[i]) +
+            throw Unbounded("entry " + std::to_string(i) + " is " + std::to_string(c_[i]) +
                             " but the row has length 0 (K[i, i] = 0): the objective is unbounded; c must be G t");
     }
+    if (!(scale_ <= 1e140))  // its square is the size of the objective
+        throw InvalidArgument(std::string(options.tilt != 0.0 ? "tilt" : "c") +
+                              ": too large for the lengths of the rows; the objective would leave float64: rescale");
     g_ = c_;
     score_.assign(n, kNever);
     marks_.assign(n, Mark::none);

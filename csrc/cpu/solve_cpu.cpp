@@ -30,12 +30,16 @@ const cpu::KernelSet& kernels_for(const Execution& execution) {
 template <class Use>
 auto with_source(const Problem& problem, std::vector<Index> pool, const Options& options, cpu::ThreadTeam& team,
                  const cpu::KernelSet& kernels, Use use) {
-    if (problem.is_gram) {
-        cpu::GramSource source(problem.gram, problem.linear, problem.target_norm, pool, options, team, kernels);
+    try {
+        if (problem.is_gram) {
+            cpu::GramSource source(problem.gram, problem.linear, problem.target_norm, pool, options, team, kernels);
+            return use(source);
+        }
+        cpu::DenseSource source(problem.rows, problem.target, std::move(pool), options, team, kernels);
         return use(source);
+    } catch (const Unbounded& error) {  // c = G t never is: of rows, only the tilt can make it so
+        throw Unbounded(std::string(problem.is_gram ? "c: " : "tilt: ") + error.what());
     }
-    cpu::DenseSource source(problem.rows, problem.target, std::move(pool), options, team, kernels);
-    return use(source);
 }
 
 Index n_rows(const Problem& problem) {
