@@ -82,8 +82,9 @@ class _Gram:
 
     def __init__(self, K, c, ridge=0.0, tilt=0.0, target_norm=None):
         K = np.asarray(K)
-        narrow = K.dtype.kind == "f" and K.dtype.itemsize < 8
-        self.rank_tol = 64 * float(np.finfo(K.dtype).eps) if narrow else RANK_TOL
+        # Rows at the tolerance amplify K's own rounding to about eps / tolerance.
+        eps = np.finfo(K.dtype).eps if K.dtype.kind == "f" and K.dtype.itemsize < 8 else np.finfo(float).eps
+        self.rank_tol = 4 * float(np.sqrt(eps))
         self.K, self.plain, self.target_norm = K.astype(float), np.asarray(c, float), target_norm
         self.C = self.K + ridge * np.eye(len(K))
         self.diagonal = self.C.diagonal()
@@ -115,9 +116,13 @@ class _Gram:
         return np.sqrt(max(self.target_norm**2 - 2 * w @ self.plain + w @ self.K @ w, 0.0))
 
 
-def _gain(g, w, g_new, w_new):
-    """f(w_new) - f(w), without the cancellation of a difference of two values."""
-    return (g + g_new) @ (w_new - w) / 2
+def _gain(before, after):
+    """f(after) - f(before) for states (P, w, g) with g_P = 0; a difference of two values would cancel."""
+
+    def slope(P, w, g):
+        return np.where(np.isin(np.arange(len(w)), P), 0.0, g)
+
+    return (slope(*before) + slope(*after)) @ (after[1] - before[1]) / 2
 
 
 def _best(score, unit, allowed):
@@ -147,7 +152,7 @@ class _Refit:
         return self.lift(g) > TOL * self.E * self.root
 
     def enter(self, P, w, g, i):
-        """P and w once i has entered, or None where it cannot."""
+        """P, w and g once i has entered, or None where it cannot."""
         P, w, rank_tol = list(P), w.copy(), self.problem.rank_tol
         while True:
             v, schur = self.problem.project(P, i) if self.root[i] > 0 else (np.zeros(len(P)), 0.0)
@@ -166,7 +171,7 @@ class _Refit:
             z = self.problem.weights(P)
             if not self.nonneg or (z > 0).all():
                 w[P] = z
-                return P, w
+                return P, w, self.problem.correlations(w)
             steps = np.where(z > 0, np.inf, 0.0)
             np.divide(w[P], w[P] - z, out=steps, where=(z <= 0) & (w[P] > 0))
             self._move(P, w, w[P] - z, steps)
@@ -178,6 +183,10 @@ class _Refit:
         w[P] = np.maximum(w[P] - steps[j] * v, 0.0)
         w[P.pop(j)] = 0.0
 
+    def gains(self, i, w, gain):
+        """Whether an entry of i gained more than rounding can make of two like rows that trade places."""
+        return gain > TOL / 2 * self.E * self.root[i] * abs(w[i])
+
     def settle(self, S, P, w, g):
         """w >= 0: let members of S without weight enter P while that raises the objective."""
         skipped = set()
@@ -188,20 +197,21 @@ class _Refit:
             slope = g[waiting] / self.root[waiting]
             j = waiting[_best(slope, np.full(len(slope), self.E), np.ones(len(slope), bool))]
             entered = self.enter(P, w, g, j)
-            g_new = self.problem.correlations(entered[1]) if entered else None
-            if entered and _gain(g, w, g_new, entered[1]) > 0:
-                (P, w), g = entered, g_new
+            if entered and self.gains(j, entered[1], _gain((P, w, g), entered)):
+                P, w, g = entered
             else:
                 skipped.add(j)
         raise RuntimeError("the active set method did not end")
 
     def add(self, S, P, w, g, i):
-        """P, w, g and the gain of the refit on S + i, or None where i cannot enter."""
+        """P, w, g and the gain of the refit on S + i, or None where i cannot enter or gains nothing."""
         entered = self.enter(P, w, g, i)
         if entered is None:
             return None
-        P_new, w_new, g_new = self.settle([*S, i], *entered, self.problem.correlations(entered[1]))
-        return P_new, w_new, g_new, _gain(g, w, g_new, w_new)
+        after = self.settle([*S, i], *entered)
+        gain = _gain((P, w, g), after)
+        # With free weights a row that gains nothing now (of `initial`) may matter after the next one.
+        return (*after, gain) if self.gains(i, after[1], gain) or not self.nonneg else None
 
     def scores(self, rule, S, P, w, g, eligible):
         """Step 1: scores, their units, and the rows that scoring has barred (greedy)."""
@@ -213,8 +223,9 @@ class _Refit:
         elif rule == "greedy":
             for i in np.flatnonzero(useful):
                 added = self.add(S, P, w, g, i)
-                barred[i] = added is None or added[3] <= 0
+                barred[i] = added is None
                 score[i] = 0.0 if barred[i] else np.sqrt(2 * added[3])
+                unit[i] /= np.sqrt(max(self.problem.project(P, i)[1], self.problem.rank_tol))
         return score, unit, barred
 
 
@@ -237,7 +248,9 @@ def _pursue(problem, groups, budgets, *, nonneg=True, rule="omp", tol=0.0, candi
     pool = allowed & (budgets[groups] > 0)
     pool[initial] = True
     refit = _Refit(problem, nonneg, pool)
-    S, P, w, records = [], [], np.zeros(n), {}
+    S: list[int] = []
+    P: list[int] = []
+    w, records = np.zeros(n), {}
     g = problem.correlations(w)
 
     def record(i, gain):
@@ -247,10 +260,8 @@ def _pursue(problem, groups, budgets, *, nonneg=True, rule="omp", tol=0.0, candi
     for i in initial:
         refit.rescale(w)
         added = refit.add(S, P, w, g, i) if refit.helps(g)[i] or not nonneg else None
-        useful = added is not None and (added[3] > 0 or not nonneg)
-        if useful:
-            P, w, g, _ = added
-        record(i, added[3] if useful else 0.0)
+        P, w, g, gain = added or (P, w, g, 0.0)
+        record(i, gain)
 
     status, filling, grew, value = None, False, True, 0.0
     while status is None:
@@ -274,8 +285,7 @@ def _pursue(problem, groups, budgets, *, nonneg=True, rule="omp", tol=0.0, candi
             while added is None and (open_ := (score > 0) & ~barred).any():
                 i = _best(score, unit, open_)
                 added = refit.add(S, P, w, g, i)
-                if added is None or added[3] <= 0:
-                    barred[i], added = True, None
+                barred[i] = added is None
             if added is not None:
                 P, w, g, gain = added
                 record(i, gain)
@@ -292,10 +302,11 @@ def _pursue(problem, groups, budgets, *, nonneg=True, rule="omp", tol=0.0, candi
 
 def _refined(problem, P, w, g, nonneg):
     """w corrected by its own optimality residual g_P."""
-    w = w.copy()
-    w[P] += problem.solve(P, g[P])
-    w = np.maximum(w, 0.0) if nonneg else w
-    return w, problem.correlations(w)
+    better = w.copy()
+    better[P] += problem.solve(P, g[P])
+    if nonneg and (better < 0).any():
+        return w, g
+    return better, problem.correlations(better)
 
 
 def omp_partition_reference(G, target, groups, budgets, *, ridge=0.0, tilt=0.0, **options):
@@ -340,10 +351,11 @@ def refit_reference(C, c, nonneg):
     """
     problem, k = _Gram(C, c), len(c)
     refit = _Refit(problem, nonneg, np.ones(k, bool))
-    P, w = [], np.zeros(k)
+    P: list[int] = []
+    w, g = np.zeros(k), problem.c
     for i in range(0 if nonneg else k):
-        P, w = refit.enter(P, w, problem.correlations(w), i) or (P, w)
-    P, w, g = refit.settle(range(k), P, w, problem.correlations(w))
+        P, w, g = refit.enter(P, w, g, i) or (P, w, g)
+    P, w, g = refit.settle(range(k), P, w, g)
     w, g = _refined(problem, P, w, g, nonneg)
     # What a dependent row that cannot enter leaves behind is noise only by the measure of RANK_TOL.
     slack = np.where(np.isin(np.arange(k), P), 1e-9, 10 * np.sqrt(problem.rank_tol)) * refit.E * refit.root

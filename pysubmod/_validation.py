@@ -123,10 +123,10 @@ def _as_float(name: str, value: Any) -> tuple[npt.NDArray[Any], str]:
 
 
 def _widen(array: npt.NDArray[Any], dtype: str) -> FloatArray:
-    if dtype == "bfloat16":
-        return (array.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
     with np.errstate(invalid="ignore"):  # a signalling NaN, which is reported later
-        return np.ascontiguousarray(array, dtype=np.float64)
+        if dtype == "bfloat16":
+            return (array.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+        return np.require(array, np.float64, ["C", "A"])  # the core reads it as doubles: aligned
 
 
 def as_rows(value: Any, name: str = "G") -> Rows:
@@ -205,10 +205,11 @@ def as_gram(gram: Any, linear: Any) -> tuple[npt.NDArray[Any], FloatArray]:
 
 def _check_symmetric(k: npt.NDArray[Any]) -> None:
     tolerance = 1e-5 if k.dtype == np.float32 else 1e-10
-    diagonal = np.sqrt(np.abs(np.diagonal(k)))
+    with np.errstate(all="ignore"):  # NaN and infinity are the core's to report
+        diagonal = np.sqrt(np.abs(np.diagonal(k)))
     for start in range(0, k.shape[0], 256):
         stop = start + 256
-        with np.errstate(all="ignore"):  # NaN and infinity are the core's to report
+        with np.errstate(all="ignore"):
             gap = np.abs(k[start:stop] - k[:, start:stop].T)
             wrong = gap > tolerance * diagonal[start:stop, None] * diagonal[None, :]
         if wrong.any():
@@ -296,7 +297,7 @@ def as_indices(value: Any, n: int, name: str) -> npt.NDArray[np.int64]:
     if int(array.min()) < 0 or int(array.max()) >= n:
         wrong = int(array.min()) if int(array.min()) < 0 else int(array.max())
         raise ValueError(f"{name}: row {wrong} does not exist; rows are numbered 0 .. {n - 1}")
-    indices = np.ascontiguousarray(array, dtype=np.int64)
+    indices = np.require(array, np.int64, ["C", "A"])
     values, counts = np.unique(indices, return_counts=True)
     if (counts > 1).any():
         raise ValueError(f"{name}: row {int(values[counts > 1][0])} comes twice; each row may be named once")

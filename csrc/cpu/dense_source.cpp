@@ -160,12 +160,15 @@ void DenseSource::multiply_tile(std::span<const Index> rows, std::span<const dou
 
 void DenseSource::multiply(std::span<const Index> rows, std::span<const double* const> xs,
                            std::span<double* const> outs) {
-    const std::size_t n_tiles = (rows.size() + kTile - 1) / kTile;
+    // Short lists in small tiles, so that there is work for every thread.
+    const std::size_t share = rows.size() / (4 * at(team_.size())) / kRowsAtOnce * kRowsAtOnce;
+    const std::size_t tile_rows = std::clamp(share, kRowsAtOnce, kTile);
+    const std::size_t n_tiles = (rows.size() + tile_rows - 1) / tile_rows;
     const double bytes = bytes_of(rows.size());
     bytes_read_ += bytes;
     team_.run(static_cast<Index>(n_tiles), bytes, [&](Index tile, int worker) {
-        const std::size_t begin = at(tile) * kTile;
-        const std::size_t count = std::min(kTile, rows.size() - begin);
+        const std::size_t begin = at(tile) * tile_rows;
+        const std::size_t count = std::min(tile_rows, rows.size() - begin);
         Workspace& work = workspaces_[static_cast<std::size_t>(worker)];
         multiply_tile(rows.subspan(begin, count), xs, work);
         for (std::size_t v = 0; v < xs.size(); ++v)

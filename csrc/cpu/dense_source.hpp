@@ -47,7 +47,7 @@ class DenseSource {
 
   private:
     static constexpr std::size_t kChunk = 1024;  // columns read at a time: x stays in the first-level cache
-    static constexpr std::size_t kTile = 64;     // rows to a task
+    static constexpr std::size_t kTile = 64;     // rows to a task at most
     static constexpr std::size_t kPackedRow =
         kChunk * 8 + 64;  // bytes; the odd line keeps rows out of each other's cache sets
 
