@@ -157,7 +157,9 @@ py::dict solve(const py::list& blocks, const Array<double>& vector, bool is_gram
     Constraint constraint{view(group_of), view(budgets), {}, view(initial)};
     if (candidates) constraint.candidates = view(*candidates);
     const Options parsed = options_of(options);
-    const Execution execution{n_threads, kernels ? kernels->c_str() : nullptr};
+    Execution execution;
+    execution.n_threads = n_threads;
+    if (kernels) execution.kernels = kernels->c_str();
     const Solution solution = without_gil(
         callback, [&](Monitor& monitor) { return solve_cpu(problem, constraint, parsed, execution, monitor); });
     py::dict out;
@@ -181,7 +183,8 @@ py::dict evaluate(const py::list& blocks, const Array<double>& vector, bool is_g
                   const Array<Index>& members, bool with_gains, const py::dict& options, int n_threads) {
     const Problem problem = problem_of(blocks, vector, is_gram, target_norm);
     const Options parsed = options_of(options);
-    const Execution execution{n_threads, nullptr};
+    Execution execution;
+    execution.n_threads = n_threads;
     const auto support = view(members);
     const Evaluation evaluation = without_gil(py::none(), [&](Monitor& monitor) {
         return evaluate_cpu(problem, support, parsed, with_gains, execution, monitor);

@@ -86,7 +86,9 @@ class PartitionMatroid:
 
     def counts(self, indices: Any) -> dict[Label, int]:
         """Number of the given rows in each group, ``{label: n}``."""
-        rows = as_indices(indices, self.n, "indices")
+        return self._counts(as_indices(indices, self.n, "indices"))
+
+    def _counts(self, rows: npt.NDArray[np.int64]) -> dict[Label, int]:
         totals = np.bincount(self.codes[rows], minlength=len(self.labels))
         return dict(zip(self.labels, totals.tolist(), strict=True))
 

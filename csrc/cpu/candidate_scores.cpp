@@ -101,10 +101,12 @@ Best CandidateScores::best(const PartitionMatroid& matroid, Ask ask) {
     }
     if (surely == kNever) return best;
     // Scores that rounding cannot tell apart are equal; the lowest index wins, whatever the source or the machine.
-    std::size_t winner = 0;
-    while (!(score_[winner] > kNever && score_[winner] + kScoreTolerance * unit(winner, ask) >= surely)) ++winner;
-    best.index = static_cast<Index>(winner);
-    best.correlation = g_[winner];
+    for (std::size_t i = 0; i < n; ++i) {
+        if (!(score_[i] > kNever && score_[i] + kScoreTolerance * unit(i, ask) >= surely)) continue;
+        best.index = static_cast<Index>(i);
+        best.correlation = g_[i];
+        break;
+    }
     return best;
 }
 

@@ -53,6 +53,7 @@ DenseSource::DenseSource(std::vector<RowBlock> blocks, std::span<const double> t
     for (const RowBlock& block : blocks_) {
         first_row_.push_back(rows);
         rows += block.rows;
+        if (block.column_stride != static_cast<std::ptrdiff_t>(item_size(block.storage))) chunk_ = kPackedChunk;
         row_bytes_ = std::max(row_bytes_, static_cast<double>(d_ * item_size(block.storage)));
     }
     residual_.assign(target.begin(), target.end());
@@ -136,8 +137,8 @@ void DenseSource::gather(std::span<const Index> rows, std::size_t column, std::s
 void DenseSource::multiply_tile(std::span<const Index> rows, std::span<const double* const> xs, Workspace& work) {
     work.lanes.assign(xs.size() * kTile * kLanes, 0.0);
     const std::byte* pointers[kTile];
-    for (std::size_t column = 0; column < d_; column += kChunk) {
-        const std::size_t m = std::min(kChunk, d_ - column);
+    for (std::size_t column = 0; column < d_; column += chunk_) {
+        const std::size_t m = std::min(chunk_, d_ - column);
         gather(rows, column, m, work, pointers);
         for (std::size_t r = 0; r < rows.size();) {
             // Rows at once must share a storage type.
@@ -181,8 +182,8 @@ void DenseSource::widen_row(Index i, std::vector<double>& out) {
     out.resize(d_);
     const Index rows[] = {i};
     const Storage type = locate(i).block->storage;
-    for (std::size_t column = 0; column < d_; column += kChunk) {
-        const std::size_t m = std::min(kChunk, d_ - column);
+    for (std::size_t column = 0; column < d_; column += chunk_) {
+        const std::size_t m = std::min(chunk_, d_ - column);
         const std::byte* pointer = nullptr;
         gather(rows, column, m, workspaces_[0], &pointer);
         kernels_.by_type[static_cast<std::size_t>(type)].widen(pointer, out.data() + column, m);
@@ -202,10 +203,10 @@ void DenseSource::subtract_rows(std::span<const double> from, std::span<const In
                                 std::span<double> out) {
     const double bytes = bytes_of(members.size());
     bytes_read_ += bytes;
-    const auto n_chunks = static_cast<Index>((d_ + kChunk - 1) / kChunk);
+    const auto n_chunks = static_cast<Index>((d_ + chunk_ - 1) / chunk_);
     team_.run(n_chunks, bytes, [&](Index chunk, int worker) {
-        const std::size_t column = at(chunk) * kChunk;
-        const std::size_t m = std::min(kChunk, d_ - column);
+        const std::size_t column = at(chunk) * chunk_;
+        const std::size_t m = std::min(chunk_, d_ - column);
         double* r = out.data() + column;
         std::copy_n(from.data() + column, m, r);
         for (std::size_t j = 0; j < members.size(); ++j) {

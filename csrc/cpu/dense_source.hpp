@@ -46,10 +46,12 @@ class DenseSource {
     double bytes_read() const { return bytes_read_; }
 
   private:
-    static constexpr std::size_t kChunk = 1024;  // columns read at a time: x stays in the first-level cache
-    static constexpr std::size_t kTile = 64;     // rows to a task at most
-    static constexpr std::size_t kPackedRow =
-        kChunk * 8 + 64;  // bytes; the odd line keeps rows out of each other's cache sets
+    // Columns read at a time, so that x stays in the nearest caches; fewer where rows must be packed first.
+    static constexpr std::size_t kChunk = 4096;
+    static constexpr std::size_t kPackedChunk = 1024;
+    static constexpr std::size_t kTile = 64;  // rows to a task at most
+    // Bytes; the odd line keeps rows out of each other's cache sets.
+    static constexpr std::size_t kPackedRow = kPackedChunk * 8 + 64;
 
     struct Location {
         const RowBlock* block;
@@ -87,6 +89,7 @@ class DenseSource {
     std::vector<Index> first_row_;
     std::size_t d_ = 0;
     double row_bytes_ = 0.0;
+    std::size_t chunk_ = kChunk;
     std::span<const double> target_;
     double target_norm_ = 0.0;
     double ridge_ = 0.0;

@@ -73,7 +73,7 @@ Solution solve_cpu(const Problem& problem, const Constraint& constraint, const O
     std::vector<Index> pool;
     for (Index i = 0; i < matroid.size(); ++i)
         if (matroid.may_take(i) || stands[static_cast<std::size_t>(i)]) pool.push_back(i);
-    cpu::ThreadTeam team(execution.n_threads, monitor);
+    cpu::ThreadTeam team(execution.n_threads, execution.bytes_worth_threads, monitor);
     return with_source(problem, std::move(pool), options, team, kernels_for(execution), [&](auto& source) {
         const double prepared = seconds_since(start);
         Solution solution = Pursuit(source, std::move(matroid), options, monitor).run(constraint.initial);
@@ -93,7 +93,7 @@ Evaluation evaluate_cpu(const Problem& problem, std::span<const Index> members, 
     std::vector<Index> pool;  // without gains only the members' rows are read
     for (Index i = 0; i < n; ++i)
         if (with_gains || inside[static_cast<std::size_t>(i)]) pool.push_back(i);
-    cpu::ThreadTeam team(execution.n_threads, monitor);
+    cpu::ThreadTeam team(execution.n_threads, execution.bytes_worth_threads, monitor);
     return with_source(problem, std::move(pool), options, team, kernels_for(execution), [&](auto& source) {
         return evaluate_support(source, n, members, options.nonneg, with_gains, monitor);
     });

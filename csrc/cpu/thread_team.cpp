@@ -9,9 +9,6 @@
 namespace pysubmod::cpu {
 namespace {
 
-// Below this a second thread costs more than it brings (waking one takes about 5 microseconds, reading 256 KB about
-// 10).
-constexpr double kBytesWorthThreads = 256.0 * 1024.0;
 // A worker looks this often for the next job before it sleeps: long enough to bridge the serial part of one pick.
 constexpr int kSpins = 4000;
 
@@ -30,7 +27,8 @@ inline void relax() {
 
 }  // namespace
 
-ThreadTeam::ThreadTeam(int n_threads, Monitor& monitor) : n_threads_(n_threads), monitor_(monitor) {
+ThreadTeam::ThreadTeam(int n_threads, double bytes_worth_threads, Monitor& monitor)
+    : n_threads_(n_threads), bytes_worth_threads_(bytes_worth_threads), monitor_(monitor) {
     if (n_threads < 1) throw InvalidArgument("n_threads: must be at least 1");
 }
 
@@ -97,7 +95,7 @@ void ThreadTeam::work(int worker) {
 
 void ThreadTeam::run(Index n_tasks, double bytes, const std::function<void(Index, int)>& job) {
     if (n_tasks == 0) return;
-    const bool alone = n_threads_ == 1 || n_tasks < 2 || bytes < kBytesWorthThreads;
+    const bool alone = n_threads_ == 1 || n_tasks < 2 || bytes < bytes_worth_threads_;
     if (!alone && workers_.empty()) start();
     job_ = &job;
     undone_.store(static_cast<int>(n_tasks), std::memory_order_relaxed);

@@ -18,7 +18,8 @@ namespace pysubmod::cpu {
 class ThreadTeam {
   public:
     // Threads start at the first job that is worth them. `monitor` is polled from the calling thread during long jobs.
-    ThreadTeam(int n_threads, Monitor& monitor);
+    // A job that reads fewer bytes than `bytes_worth_threads` wakes no worker.
+    ThreadTeam(int n_threads, double bytes_worth_threads, Monitor& monitor);
     ~ThreadTeam();
     ThreadTeam(const ThreadTeam&) = delete;
     ThreadTeam& operator=(const ThreadTeam&) = delete;
@@ -41,6 +42,7 @@ class ThreadTeam {
     void finish_task();
 
     int n_threads_;
+    double bytes_worth_threads_;
     Monitor& monitor_;
     std::int64_t next_poll_ = 0;
     std::vector<std::thread> workers_;

@@ -127,7 +127,7 @@ def _selection(
         gains=result["gains"],
         objective=float(result["objective"]),
         residual_norms=result["residual_norms"] if known else None,
-        counts=matroid.counts(result["indices"]),
+        counts=matroid._counts(result["indices"]),
         status=Status(result["status"]),
         stats=stats,
         config=config | {"version": __version__},
@@ -141,6 +141,8 @@ def _check_device(device: Any) -> None:
 
 def _check_initial(initial: Any, matroid: PartitionMatroid) -> npt.NDArray[np.int64]:
     start = as_indices(initial, matroid.n, "initial")
+    if not len(start):
+        return start
     if not matroid.is_feasible(start):
         over = {label: n for (label, n), b in zip(matroid.counts(start).items(), matroid.budgets, strict=True) if n > b}
         raise ValueError(f"initial: more rows than the budget allows in {over}")

@@ -197,7 +197,7 @@ TEST_CASE(not_positive_semidefinite_is_an_error) {
 
 TEST_CASE(bad_arguments_are_named) {
     Instance instance = random_instance(8, 10, 4, 3);
-    CHECK_THROWS(InvalidArgument, "kernels: 'none'", solve(instance, {}, {1, "none"}));
+    CHECK_THROWS(InvalidArgument, "kernels: 'none'", solve(instance, {}, {1, 0.0, "none"}));
     const auto fails = [&](const char* name, auto change) {
         Instance bad = instance;
         change(bad);
@@ -345,7 +345,7 @@ TEST_CASE(interruption_in_the_middle) {
     for (const Options& options : every_rule())
         for (const int n_threads : {1, 2, 7}) {
             if (options.rule == Rule::greedy && n_threads == 7) continue;  // slow, and the same code
-            const Execution execution{n_threads, nullptr};
+            const Execution execution{n_threads, 0.0, nullptr};
             const Solution before = solve(instance, options, execution);
             Interrupter monitor, other;
             CHECK_THROWS(Interrupted, "interrupted", solve(instance, options, execution, monitor));
@@ -364,7 +364,7 @@ TEST_CASE(what_a_callback_throws_reaches_the_caller) {
     } monitor;
     const Instance instance = random_instance(14, 700, 64, 6);
     for (const int n_threads : {1, 3})
-        CHECK_THROWS(std::domain_error, "from the callback", solve(instance, {}, {n_threads, nullptr}, monitor));
+        CHECK_THROWS(std::domain_error, "from the callback", solve(instance, {}, {n_threads, 0.0, nullptr}, monitor));
 }
 
 TEST_CASE(interrupted_from_another_thread) {
@@ -383,7 +383,7 @@ TEST_CASE(interrupted_from_another_thread) {
         while (!monitor.running) std::this_thread::yield();
         monitor.raised = true;
     });
-    CHECK_THROWS(Interrupted, "interrupted", solve(instance, {}, {2, nullptr}, monitor));
+    CHECK_THROWS(Interrupted, "interrupted", solve(instance, {}, {2, 0.0, nullptr}, monitor));
     other.join();
 }
 
@@ -405,7 +405,7 @@ TEST_CASE(several_solves_at_once) {
     for (std::size_t caller = 0; caller < options.size(); ++caller)
         callers.emplace_back([&, caller] {
             Monitor monitor;
-            const Execution execution{1 + static_cast<int>(caller % 3), nullptr};
+            const Execution execution{1 + static_cast<int>(caller % 3), 0.0, nullptr};
             const Solution dense = solve_cpu(problem, instance.constraint(), options[caller], execution, monitor);
             same += same_bits(dense, expected[caller]);
             same += same_bits(gram.solve(instance.constraint(), options[caller], execution), expected_gram[caller]);

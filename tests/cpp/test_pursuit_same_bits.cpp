@@ -112,7 +112,7 @@ std::vector<const char*> kernel_names() {
     Instance tiny({{1.0}}, {1.0}, 1);
     std::erase_if(names, [&](const char* name) {
         try {
-            solve(tiny, {}, {1, name});
+            solve(tiny, {}, {1, 0.0, name});
             return false;
         } catch (const InvalidArgument&) {
             return true;
@@ -177,26 +177,27 @@ TEST_CASE(rows_that_share_memory) {  // strides of zero: one row many times, one
 TEST_CASE(threads_and_kernels) {
     const Instance instance = coarse_instance(4, 420, 160, 8);
     for (const Options& options : some_options()) {
-        const Solution expected = solve(instance, options, {1, "portable"});
+        const Solution expected = solve(instance, options, {1, 0.0, "portable"});
         CHECK(expected.threads == 1);
         CHECK(same_bits(solve(instance, options), expected));
         for (const char* kernels : kernel_names())
             for (const int n_threads : {1, 2, 7}) {
-                const Solution got = solve(instance, options, {n_threads, kernels});
+                const Solution got = solve(instance, options, {n_threads, 0.0, kernels});
                 CHECK(same_bits(got, expected));
                 CHECK(got.threads == n_threads);  // large enough that they were needed
             }
-        CHECK(same_bits(solve_as(instance, Layout::column_major, Storage::float32, options, {7, nullptr}), expected));
+        CHECK(same_bits(solve_as(instance, Layout::column_major, Storage::float32, options, {7, 0.0, nullptr}),
+                        expected));
     }
 }
 
 TEST_CASE(threads_share_a_wide_residual) {
     const Instance instance = coarse_instance(5, 20, 20011, 8);
-    const Solution expected = solve(instance, {}, {1, "portable"});
+    const Solution expected = solve(instance, {}, {1, 0.0, "portable"});
     for (const int n_threads : {1, 2, 7}) {
         for (const char* kernels : kernel_names())
-            CHECK(same_bits(solve(instance, {}, {n_threads, kernels}), expected));
-        const Execution execution{n_threads, nullptr};
+            CHECK(same_bits(solve(instance, {}, {n_threads, 0.0, kernels}), expected));
+        const Execution execution{n_threads, 0.0, nullptr};
         CHECK(same_bits(solve_as(instance, Layout::reversed_columns, Storage::float32, {}, execution), expected));
     }
 }
@@ -208,11 +209,11 @@ TEST_CASE(gram_matrix_threads_and_kernels) {
     const std::vector<float> narrow(gram.gram.begin(), gram.gram.end());
     for (const Options& options : some_options()) {
         if (options.rule == Rule::greedy) continue;  // below
-        const Solution expected = gram.solve(instance.constraint(), options, {1, "portable"});
+        const Solution expected = gram.solve(instance.constraint(), options, {1, 0.0, "portable"});
         CHECK(expected.indices.size() > 30);
         for (const char* kernels : kernel_names())
             for (const int n_threads : {1, 2, 7})
-                CHECK(same_bits(gram.solve(instance.constraint(), options, {n_threads, kernels}), expected));
+                CHECK(same_bits(gram.solve(instance.constraint(), options, {n_threads, 0.0, kernels}), expected));
     }
     // K in float32, whose rank test is coarser: compared with itself.
     Problem problem = gram.problem();
@@ -227,11 +228,11 @@ TEST_CASE(gram_matrix_threads_and_kernels) {
     for (const Rule rule : {Rule::omp, Rule::greedy}) {
         Options options;
         options.rule = rule;
-        const Solution expected = solve_cpu(problem, constraint, options, {1, "portable"}, monitor);
+        const Solution expected = solve_cpu(problem, constraint, options, {1, 0.0, "portable"}, monitor);
         CHECK(expected.indices.size() == 17);
         for (const char* kernels : kernel_names())
             for (const int n_threads : {1, 2, 7})
-                CHECK(same_bits(solve_cpu(problem, constraint, options, {n_threads, kernels}, monitor), expected));
+                CHECK(same_bits(solve_cpu(problem, constraint, options, {n_threads, 0.0, kernels}, monitor), expected));
     }
 }
 
@@ -247,7 +248,7 @@ TEST_CASE(evaluation_in_any_storage) {
             problem.rows = {stored.block};
             problem.target = instance.target;
             all.push_back(
-                evaluate_cpu(problem, solution.indices, {}, true, {all.size() % 2 ? 1 : 3, nullptr}, monitor));
+                evaluate_cpu(problem, solution.indices, {}, true, {all.size() % 2 ? 1 : 3, 0.0, nullptr}, monitor));
         }
     for (const Evaluation& value : all) {
         CHECK(same_bits(value.weights, all[0].weights) && same_bits(value.gains, all[0].gains));

@@ -47,7 +47,7 @@ void check_job(ThreadTeam& team, Index n_tasks, double bytes) {
 TEST_CASE(each_task_exactly_once) {
     for (const int n_threads : {1, 2, 7}) {
         Monitor monitor;
-        ThreadTeam team(n_threads, monitor);
+        ThreadTeam team(n_threads, 0.0, monitor);
         CHECK(team.size() == n_threads);
         CHECK(team.started() == 1);
         for (const Index n_tasks : {0, 1, 2, 3, 7, 64, 1000})
@@ -58,7 +58,7 @@ TEST_CASE(each_task_exactly_once) {
 
 TEST_CASE(small_jobs_stay_on_the_calling_thread) {
     Monitor monitor;
-    ThreadTeam team(3, monitor);
+    ThreadTeam team(3, 1e6, monitor);
     const auto home = std::this_thread::get_id();
     team.run(100, 1000.0, [&](Index, int worker) { CHECK(worker == 0 && std::this_thread::get_id() == home); });
     team.run(1, kMuch, [&](Index, int worker) { CHECK(worker == 0 && std::this_thread::get_id() == home); });
@@ -67,7 +67,7 @@ TEST_CASE(small_jobs_stay_on_the_calling_thread) {
 
 TEST_CASE(one_worker_one_thread) {  // so that a worker's own memory needs no lock
     Monitor monitor;
-    ThreadTeam team(4, monitor);
+    ThreadTeam team(4, 0.0, monitor);
     std::vector<long> sums(4, 0);  // unguarded: the thread sanitizer watches
     for (int round = 0; round < 20; ++round)
         team.run(100, kMuch, [&](Index task, int worker) { sums[static_cast<std::size_t>(worker)] += task; });
@@ -79,7 +79,7 @@ TEST_CASE(one_worker_one_thread) {  // so that a worker's own memory needs no lo
 TEST_CASE(a_team_is_reused_thousands_of_times) {
     for (const int n_threads : {1, 2, 7}) {
         Monitor monitor;
-        ThreadTeam team(n_threads, monitor);
+        ThreadTeam team(n_threads, 0.0, monitor);
         std::vector<long> values(8, 0);  // every job reads what the one before wrote, on whatever thread
         for (int round = 0; round < 3000; ++round)
             team.run(8, round % 3 ? kMuch : 0.0,
@@ -90,7 +90,7 @@ TEST_CASE(a_team_is_reused_thousands_of_times) {
 
 TEST_CASE(workers_that_fell_asleep_wake_up) {
     Monitor monitor;
-    ThreadTeam team(7, monitor);
+    ThreadTeam team(7, 0.0, monitor);
     for (int round = 0; round < 5; ++round) {
         check_job(team, 50, kMuch);
         sleep_ms(5);
@@ -99,7 +99,7 @@ TEST_CASE(workers_that_fell_asleep_wake_up) {
 
 TEST_CASE(a_caller_that_fell_asleep_wakes_up) {
     Monitor monitor;
-    ThreadTeam team(2, monitor);
+    ThreadTeam team(2, 0.0, monitor);
     for (int round = 0; round < 5; ++round) {
         std::atomic<int> done{0};
         team.run(2, kMuch, [&](Index, int worker) {
@@ -113,7 +113,7 @@ TEST_CASE(a_caller_that_fell_asleep_wakes_up) {
 TEST_CASE(exceptions_reach_the_caller) {
     for (const int n_threads : {1, 2, 7}) {
         Monitor monitor;
-        ThreadTeam team(n_threads, monitor);
+        ThreadTeam team(n_threads, 0.0, monitor);
         for (int round = 0; round < 50; ++round) {
             const Index bad = round % 20;
             std::atomic<int> after{0};
@@ -136,7 +136,7 @@ TEST_CASE(exceptions_reach_the_caller) {
 
 TEST_CASE(of_many_exceptions_one_arrives) {
     Monitor monitor;
-    ThreadTeam team(7, monitor);
+    ThreadTeam team(7, 0.0, monitor);
     for (int round = 0; round < 50; ++round) {
         CHECK_THROWS(std::runtime_error, "task",
                      team.run(50, kMuch, [](Index, int) { throw std::runtime_error("task"); }));
@@ -147,7 +147,7 @@ TEST_CASE(of_many_exceptions_one_arrives) {
 TEST_CASE(a_monitor_interrupts) {
     for (const int n_threads : {1, 2, 7}) {
         Switch monitor;
-        ThreadTeam team(n_threads, monitor);
+        ThreadTeam team(n_threads, 0.0, monitor);
         check_job(team, 10, kMuch);
         CHECK(monitor.asked <= 1);  // not before every task
         std::atomic<int> ran{0};
@@ -168,7 +168,7 @@ TEST_CASE(a_monitor_interrupts) {
 TEST_CASE(a_monitor_interrupts_small_jobs) {
     Switch monitor;
     monitor.stop = true;
-    ThreadTeam team(7, monitor);
+    ThreadTeam team(7, 0.0, monitor);
     CHECK_THROWS(Interrupted, "interrupted", team.run(10, 0.0, [](Index, int) { CHECK(false); }));
     CHECK(monitor.asked == 1);
 }
@@ -177,7 +177,7 @@ TEST_CASE(what_a_monitor_throws_reaches_the_caller) {
     class Thrower : public Monitor {
         bool interrupted() override { throw std::domain_error("from the monitor"); }
     } monitor;
-    ThreadTeam team(2, monitor);
+    ThreadTeam team(2, 0.0, monitor);
     CHECK_THROWS(std::domain_error, "from the monitor", team.run(10, 0.0, [](Index, int) {}));
 }
 
@@ -186,7 +186,7 @@ TEST_CASE(teams_side_by_side) {
     for (int caller = 0; caller < 4; ++caller)
         callers.emplace_back([] {
             Monitor monitor;
-            ThreadTeam team(3, monitor);
+            ThreadTeam team(3, 0.0, monitor);
             for (int round = 0; round < 100; ++round) check_job(team, 20, kMuch);
         });
     for (std::thread& caller : callers) caller.join();
@@ -195,7 +195,7 @@ TEST_CASE(teams_side_by_side) {
 TEST_CASE(teams_come_and_go) {
     for (int round = 0; round < 100; ++round) {
         Monitor monitor;
-        ThreadTeam unused(5, monitor), used(3, monitor);
+        ThreadTeam unused(5, 0.0, monitor), used(3, 0.0, monitor);
         check_job(used, 3, kMuch);
     }
 }

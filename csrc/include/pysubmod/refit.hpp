@@ -145,7 +145,16 @@ class Refit {
     // More than rounding makes of two like rows that trade places. An entry without a trade gains at least g_m w_m / 2.
     bool gains(std::size_t m, double gain) const { return gain > 0.5 * kScoreTolerance * unit(m) * std::abs(w_[m]); }
 
+    // Rows are read in place: a caller that writes to them during a solve must get an error, not an endless loop.
+    static void check_finite(double x, Index id) {
+        if (std::isfinite(x)) return;
+        throw InvalidArgument("G: row " + std::to_string(id) +
+                              " is no longer finite; it must not change during a solve");
+    }
+
     void push(const Member& member) {
+        check_finite(member.correlation, member.id);
+        for (const double x : member.c_row) check_finite(x, member.id);
         gram_.insert(gram_.end(), member.c_row.begin(), member.c_row.end());
         gram_.push_back(member.c_ii);
         ids_.push_back(member.id);
@@ -228,7 +237,8 @@ class Refit {
             blocked = true;
         }
         if (!blocked) return false;
-        for (std::size_t p = active_.size(); p-- > 0;) {
+        const std::size_t before = active_.size();
+        for (std::size_t p = before; p-- > 0;) {
             const std::size_t m = active_[p];
             const double w = w_[m];
             const bool reaches_zero = target_[p] <= 0.0 && !(w > 0.0 && w / (w - target_[p]) > share);
@@ -237,6 +247,7 @@ class Refit {
             else
                 w_[m] = w + share * (target_[p] - w);
         }
+        if (active_.size() == before) check_finite(kUnknown, ids_.back());  // only a NaN drops nobody
         return true;
     }
 
@@ -260,7 +271,7 @@ class Refit {
                 const double reach = w_[active_[p]] / slope;
                 if (reach < length) blocking = active_[p], length = reach;
             }
-            if (!ends) return false;
+            if (!ends || blocking == kInactive) return false;
             for (std::size_t p = 0; p < active_.size(); ++p) {
                 double& w = w_[active_[p]];
                 w = std::max(0.0, w - length * target_[p]);
@@ -314,9 +325,9 @@ class Refit {
         double best = 0.0;
         for (std::size_t m = 0; m < size(); ++m) best = std::max(best, slope(m));
         if (best == 0.0) return kInactive;
-        std::size_t m = 0;
-        while (!(slope(m) > 0.0 && slope(m) >= best - 2.0 * kScoreTolerance * scale_)) ++m;
-        return m;
+        for (std::size_t m = 0; m < size(); ++m)
+            if (slope(m) > 0.0 && slope(m) >= best - 2.0 * kScoreTolerance * scale_) return m;
+        return kInactive;
     }
 
     // g = c - C w; exactly zero for active members.
