@@ -91,6 +91,9 @@ Best CandidateScores::best(const PartitionMatroid& matroid, Ask ask) {
     for (std::size_t i = 0; i < n; ++i) {
         score_[i] = kNever;
         if (marks_[i] == Mark::selected || !matroid.may_take(static_cast<Index>(i))) continue;
+        if (!std::isfinite(g_[i]))
+            throw InvalidArgument("G: row " + std::to_string(i) +
+                                  " is no longer finite; it must not change during a solve");
         if (ask == Ask::any)
             score_[i] = height(i);
         else if (marks_[i] == Mark::barred)

@@ -89,7 +89,7 @@ class Pursuit {
                 return Status::tolerance;
             const Best best = next(ask);
             if (best.index < 0) {
-                if (!options_.fill) return best.saw_barred ? Status::rank_deficient : Status::no_gain;
+                if (!options_.fill || ask == Ask::any) return best.saw_barred ? Status::rank_deficient : Status::no_gain;
                 ask = Ask::any;
                 continue;
             }
