@@ -1,8 +1,7 @@
 """Choose which training samples to learn from, by their gradients.
 
-``omp_partition(G, target, budgets, groups=labels)`` picks rows of the gradient matrix G whose weighted sum matches
-the target
-gradient, at most ``budgets[label]`` from each group.
+``omp_partition(G, target, budgets, groups=labels)`` picks rows of the gradient matrix G whose weighted sum matches the
+target gradient, at most ``budgets[label]`` from each group.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 // Rows of G in memory, in their storage type and layout, read in place.
 #pragma once
 
-#include <functional>
 #include <span>
 #include <vector>
 
@@ -106,7 +105,6 @@ class DenseSource {
     std::vector<double> square_;     // diag K
     bool stale_ = false;             // g is older than the weights
     std::vector<Index> eligible_;
-    std::vector<double> product_;
     std::vector<PendingColumn> pending_;
     std::vector<std::vector<double>> deflated_;  // greedy: columns of L^-1 applied to K, over `pool_`
     std::vector<Index> pool_;

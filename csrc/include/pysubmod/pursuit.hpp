@@ -1,7 +1,6 @@
 // The selection loop, written once over any source. The specification is docs/design.md, section 2.
 #pragma once
 
-#include <chrono>
 #include <optional>
 #include <vector>
 
