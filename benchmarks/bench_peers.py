@@ -111,7 +111,7 @@ def run_size(name, problem, repeats, threads):
     loops = max(1, int(0.02 / (n * d * k * 1e-10)))  # tiny sizes: several calls to one reading
     for _ in range(repeats):
         for label, call in methods.items():
-            time.sleep(0.1)  # a BLAS's threads spin on for a while after its last call, and would slow the next competitor
+            time.sleep(0.1)  # a BLAS's threads spin on for a while after its last call: not into the next one's time
             start = time.perf_counter()
             for _ in range(loops):
                 picks[label] = call()

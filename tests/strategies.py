@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 # For a long search: PYSUBMOD_EXAMPLES=5000 python -m pytest
 EXAMPLES = int(os.environ.get("PYSUBMOD_EXAMPLES", "100"))
-settings.register_profile("pysubmod", deadline=None, max_examples=EXAMPLES)
+# Without it the examples are the same on every run.
+SAME = "PYSUBMOD_EXAMPLES" not in os.environ
+settings.register_profile("pysubmod", deadline=None, max_examples=EXAMPLES, derandomize=SAME)
 settings.load_profile("pysubmod")
 
 

@@ -88,7 +88,8 @@ class Pursuit {
                 return Status::tolerance;
             const Best best = next(ask);
             if (best.index < 0) {
-                if (!options_.fill || ask == Ask::any) return best.saw_barred ? Status::rank_deficient : Status::no_gain;
+                if (!options_.fill || ask == Ask::any)
+                    return best.saw_barred ? Status::rank_deficient : Status::no_gain;
                 ask = Ask::any;
                 continue;
             }
@@ -248,7 +249,7 @@ Evaluation evaluate_support(S& source, Index n, std::span<const Index> members, 
     for (std::size_t j = 0; j < others.size(); ++j) {
         Refit::Outcome outcome{};
         const double gain = refit.trial_gain(describe(others[j], g[j]), outcome);
-        if (outcome == Refit::Outcome::improved) result.gains[static_cast<std::size_t>(others[j])] = gain;
+        if (outcome == Refit::Outcome::improved && gain > 0.0) result.gains[static_cast<std::size_t>(others[j])] = gain;
     }
     return result;
 }
