@@ -168,7 +168,7 @@ TEST_CASE(a_monitor_interrupts) {
 TEST_CASE(a_monitor_interrupts_small_jobs) {
     Switch monitor;
     monitor.stop = true;
-    ThreadTeam team(7, 0.0, monitor);
+    ThreadTeam team(7, 1e6, monitor);
     CHECK_THROWS(Interrupted, "interrupted", team.run(10, 0.0, [](Index, int) { CHECK(false); }));
     CHECK(monitor.asked == 1);
 }
