@@ -27,6 +27,7 @@ __all__ = [
     "as_scalar",
     "as_target",
     "as_threads",
+    "widen",
 ]
 
 FloatArray = npt.NDArray[np.float64]
@@ -122,7 +123,8 @@ def _as_float(name: str, value: Any) -> tuple[npt.NDArray[Any], str]:
     return array, dtype
 
 
-def _widen(array: npt.NDArray[Any], dtype: str) -> FloatArray:
+def widen(array: npt.NDArray[Any], dtype: str) -> FloatArray:
+    """The stored numbers as float64; `dtype` names their type, bfloat16 being held as bits."""
     with np.errstate(invalid="ignore"):  # a signalling NaN, which is reported later
         if dtype == "bfloat16":
             return (array.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
@@ -171,7 +173,7 @@ def as_target(value: Any, d: int, name: str = "target") -> FloatArray:
         )
     if array.ndim == 2 and array.shape[0] == 0:
         raise ValueError(f"{name}: has no rows; a mean needs at least one")
-    target = _widen(array, dtype)
+    target = widen(array, dtype)
     _check_finite(name, target)
     largest = float(np.abs(target).max())
     if largest > 1.0:  # too large for a mean to be taken; what is too small shows in the mean
@@ -196,7 +198,7 @@ def as_gram(gram: Any, linear: Any) -> tuple[npt.NDArray[Any], FloatArray]:
     c, dtype_c = _as_float("c", linear)
     if c.shape != (k.shape[0],):
         raise ValueError(f"c: expected shape ({k.shape[0]},) to match K; got shape {c.shape}")
-    c = _widen(c, dtype_c)
+    c = widen(c, dtype_c)
     _check_finite("c", c)
     _check_size("c", float(np.abs(c).max(initial=0.0)))
     _check_symmetric(k)
