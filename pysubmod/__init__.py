@@ -7,6 +7,7 @@ target gradient, at most ``budgets[label]`` from each group.
 from __future__ import annotations
 
 from . import datasets
+from .certificate import Certificate, certify
 from .config import estimate_memory, show_config
 from .matroid import PartitionMatroid
 from .omp import omp_partition
@@ -17,6 +18,7 @@ from .solvers import Progress, available_methods, solve
 __version__ = "0.1.0"
 
 __all__ = [
+    "Certificate",
     "GradientMatching",
     "PartitionMatroid",
     "Progress",
@@ -24,6 +26,7 @@ __all__ = [
     "Status",
     "__version__",
     "available_methods",
+    "certify",
     "datasets",
     "estimate_memory",
     "omp_partition",

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,10 @@ from ._files import PathLike, decode, encode, write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from .certificate import Certificate
+    from .matroid import PartitionMatroid
+    from .problem import GradientMatching
 
 __all__ = ["Selection", "Status"]
 
@@ -94,6 +98,9 @@ class Selection:
     status: Status
     stats: dict[str, Any]
     config: dict[str, Any]
+
+    # Set by `_made_from`: a class variable to the dataclass, so it is neither saved, nor compared, nor an argument.
+    _origin: ClassVar[tuple[GradientMatching, PartitionMatroid, npt.NDArray[np.bool_] | None] | None] = None
 
     def __post_init__(self) -> None:
         put = object.__setattr__  # the dataclass is frozen
@@ -263,6 +270,32 @@ class Selection:
             return cls(**values)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"path: {name!r} is a damaged selection file ({error!r})") from None
+
+    def _made_from(
+        self, problem: GradientMatching, matroid: PartitionMatroid, candidates: npt.NDArray[np.bool_] | None
+    ) -> Selection:
+        """Remember what was solved, for `certify`; it is not saved, pickled or copied with the selection."""
+        object.__setattr__(self, "_origin", (problem, matroid, candidates))
+        return self
+
+    def certify(self, **options: Any) -> Certificate:
+        """Prove how close to optimal this selection is; the options are those of `pysubmod.certify`.
+
+        Raises
+        ------
+        ValueError
+            The selection was loaded, copied or made by hand: it does not know its problem. Use
+            ``pysubmod.certify(problem, matroid, selection)``.
+        """
+        from .certificate import certify
+
+        if self._origin is None:
+            raise ValueError(
+                "certify: this selection was loaded or copied and does not know its problem; "
+                "use pysubmod.certify(problem, matroid, selection)"
+            )
+        problem, matroid, candidates = self._origin
+        return certify(problem, matroid, self, **({"candidates": candidates} | options))
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the relative residual against the number of picks and, beside it, the picks of each group.

@@ -89,7 +89,9 @@ def pursue(
         "candidates": problem.n if mask is None else int(mask.sum()),
         "initial": start.tolist(),
     }
-    return _selection(result, problem, matroid, config, time.perf_counter() - started)
+    return _selection(result, problem, matroid, config, time.perf_counter() - started)._made_from(
+        problem, matroid, mask
+    )
 
 
 omp = partial(pursue, rule="omp")

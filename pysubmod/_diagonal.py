@@ -1,0 +1,175 @@
+"""The bound with a diagonal D: one shot at given weights, or optimised over w0 by FISTA; dense or matrix-free.
+
+    OPT <= 1/2 w0'(R-D)w0 + sum over groups p of the b_p largest a_i in V_p,   a_i = q_i^2 / (2 D_i),   q = c - (R-D) w0
+
+with max(q_i, 0) for q_i under w >= 0. It is the dual of the perspective relaxation (Frangioni and Gentile 2006; Xie and
+Deng 2020), whose z in [0, 1] FISTA finds along the way: what a rounding starts from. All in units of a unit diagonal.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Diagonal", "Relaxed", "choose_diagonal"]
+
+FloatArray = npt.NDArray[np.float64]
+IndexArray = npt.NDArray[np.int64]
+
+EPS = float(np.finfo(np.float64).eps)
+
+
+def choose_diagonal(R: FloatArray) -> tuple[FloatArray, FloatArray] | None:
+    """D = s / diag(R^-1) with the largest s that keeps R - D positive semidefinite, and R^-1.
+
+    None where R is too near to singular for a D to be worth having.
+    """
+    n = len(R)
+    try:
+        np.linalg.cholesky(R)
+        inverse: FloatArray = np.asarray(np.linalg.inv(R), np.float64)
+    except np.linalg.LinAlgError:
+        return None
+    diagonal = 1.0 / np.diagonal(inverse)
+    if not (diagonal > 1e-12).all():
+        return None
+    root = np.sqrt(diagonal)
+    largest = _largest_eigenvalue(lambda x: root * (inverse @ (root * x)), n)
+    scale = 1.0 / largest
+    for shrink in (1.0, 0.999, 0.99, 0.9, 0.5):  # the power method may stop short of the largest eigenvalue
+        D = scale * shrink * diagonal
+        A = R - np.diag(D)
+        try:  # surely positive semidefinite (Rump 2006, with twice his constant)
+            np.linalg.cholesky(A - (n + 2) * EPS * np.trace(A) * np.eye(n))
+            return D, inverse
+        except np.linalg.LinAlgError:
+            continue
+    return None
+
+
+def _largest_eigenvalue(times: Callable[[FloatArray], FloatArray], n: int) -> float:
+    """By Lanczos' method with a fixed start; from below, and close."""
+    start = 1.0 + 1e-2 * np.cos(np.arange(n))
+    basis = [start / np.linalg.norm(start)]
+    alphas: list[float] = []
+    betas: list[float] = []
+    value = 0.0
+    for step in range(min(n, 60)):
+        image = times(basis[-1])
+        alphas.append(float(image @ basis[-1]))
+        stack = np.array(basis)
+        image = image - stack.T @ (stack @ image)
+        image = image - stack.T @ (stack @ image)
+        beta = float(np.linalg.norm(image))
+        previous, value = value, value
+        if step % 4 == 3 or beta < 1e-12 * abs(alphas[0]) or step == min(n, 60) - 1:
+            tridiagonal = np.diag(alphas) + np.diag(betas, 1) + np.diag(betas, -1)
+            value = float(np.linalg.eigvalsh(tridiagonal)[-1])
+            if (value - previous < 1e-4 * value and step > 3) or beta < 1e-12 * abs(value):
+                break
+        betas.append(beta)
+        basis.append(image / beta)
+    return value
+
+
+@dataclass(frozen=True)
+class Relaxed:
+    """Where FISTA ended."""
+
+    upper: float  # the least bound met
+    w: FloatArray  # w0 of that bound
+    z: FloatArray  # of the relaxation, in [0, 1]
+    iterations: int
+
+
+@dataclass(frozen=True)
+class Diagonal:
+    times: Callable[[FloatArray], FloatArray]  # x -> R x
+    D: FloatArray
+    c: FloatArray
+    error: FloatArray  # of c, at most
+    width: int  # numbers summed in an entry of R: d, or 0 where R is given
+    group: IndexArray
+    budget: IndexArray
+    nonneg: bool
+
+    def bound(self, w: FloatArray) -> float:
+        """The bound at w0 = w, rounding included."""
+        return self._bound(w, self.times(w) - self.D * w)
+
+    def _bound(self, w: FloatArray, Aw: FloatArray) -> float:
+        # |R_ij| <= 1, so each entry of R w has terms of at most sum |w|.
+        terms = (len(w) + self.width + 8) * EPS * (float(np.abs(w).sum()) + np.abs(self.c) + self.D * np.abs(w))
+        q, error = self.c - Aw, self.error + terms
+        height = np.maximum(q + error, 0.0) if self.nonneg else np.abs(q) + error
+        a = np.square(height) / (2.0 * self.D)
+        base = 0.5 * float(w @ Aw) + float(np.abs(w) @ terms)
+        return (max(base, 0.0) + self._largest(a)) * (1 + (len(w) + 8) * EPS) + 1e-14
+
+    def _largest(self, a: FloatArray) -> float:
+        order = np.lexsort((-a, self.group))
+        sizes = np.bincount(self.group, minlength=len(self.budget))
+        place = np.arange(len(a)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        return float(a[order][place < self.budget[self.group[order]]].sum())
+
+    def fista(self, w: FloatArray, target: float, deadline: float, most: int = 400) -> Relaxed:
+        """Accelerated proximal gradient with restart (Beck and Teboulle 2009; O'Donoghue and Candes 2015)."""
+        root = np.sqrt(self.D)
+        n = len(w)
+        L = 1.02 * _largest_eigenvalue(lambda x: self.times(x / root) / root - x, n) + 1e-12
+        x = y = w * root
+        c, speed, price = self.c / root, 1.0, np.zeros(len(self.budget))
+        best, best_w, z = np.inf, w, np.zeros(n)
+        history = []
+        for iteration in range(1, most + 1):
+            Ay = self.times(y / root) / root - y
+            value = self._bound(y / root, Ay * root)
+            if value < best:
+                best, best_w = value, y / root
+            history.append(best)
+            stalled = iteration > 40 and history[-40] - best < 1e-3 * best
+            if best <= target or stalled or time.perf_counter() > deadline:
+                break
+            new, z, price = self._prox(y + (c - Ay) / L, L, price)
+            if (y - new) @ (new - x) > 0.0:
+                x, y, speed = new, new, 1.0
+                continue
+            faster = (1.0 + np.sqrt(1.0 + 4.0 * speed * speed)) / 2.0
+            x, y, speed = new, new + (speed - 1.0) / faster * (new - x), faster
+        return Relaxed(best, best_w, z, iteration)
+
+    def _prox(self, v: FloatArray, L: float, start: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """argmax of -L/2 |w - v|^2 - 1/2 sum w_i^2 / z_i over w and z in [0, 1] within the budgets.
+
+        z_i = clip((|v_i| s_p - 1)/L, 0, 1) with s_p such that the budget is met:
+        sum z is piecewise linear and increasing in s: Newton's method, kept inside a bracket.
+        """
+        x = np.maximum(v, 0.0) if self.nonneg else np.abs(v)
+        group, P = self.group, len(self.budget)
+        largest = np.zeros(P)
+        np.maximum.at(largest, group, x)
+        smallest = np.full(P, np.inf)
+        positive = x > 1e-12 * largest[group]
+        np.minimum.at(smallest, group[positive], x[positive])
+        low = np.where(largest > 0, 1.0 / np.where(largest > 0, largest, 1.0), 0.0)
+        high = np.where(np.isfinite(smallest), (1.0 + L) / smallest, low)
+        loose = np.bincount(group[positive], minlength=P) <= self.budget
+        low = np.where(loose, high, low)
+        s = np.where((start > low) & (start < high), start, 0.5 * (low + np.minimum(high, 4 * low)))
+        for _ in range(60):
+            raw = (x * s[group] - 1.0) / L
+            z = np.clip(raw, 0.0, 1.0)
+            excess = np.bincount(group, z, P) - self.budget
+            low, high = np.where(excess < 0, s, low), np.where(excess > 0, s, high)
+            if (np.abs(excess) <= 1e-9 * np.maximum(self.budget, 1))[high > low * (1 + 1e-12)].all():
+                break
+            slope = np.bincount(group, np.where((raw > 0) & (raw < 1), x / L, 0.0), P)
+            newton = s - excess / np.where(slope > 0, slope, 1.0)
+            inside = (slope > 0) & (newton > low) & (newton < high)
+            s = np.where(excess == 0, s, np.where(inside, newton, 0.5 * (low + high)))
+        signed = np.maximum(v, 0.0) if self.nonneg else v
+        return signed * (L * z / (1.0 + L * z)), z, s
