@@ -165,6 +165,23 @@ def test_masked_rows_and_closed_groups_are_never_read(method):
     assert open_rows[first.indices].all() and first.status == "budget"
 
 
+@pytest.mark.parametrize("method", BASELINES)
+def test_rows_in_several_arrays_and_types(method):
+    """A mapping's blocks, of several number types, with rows left out of each and all of one."""
+    problem = random_problem(4, n=24, n_groups=2)
+    G = problem.G.astype(np.float16)
+    blocks = {"a": G[:10].astype(np.float32), "b": G[10:12], "c": np.asfortranarray(G[12:].astype(float))}
+    matroid = PartitionMatroid(np.repeat(["a", "b", "c"], [10, 2, 12]), [2, 1, 3])
+    mask = np.arange(24) % 5 != 0
+    mask[10:12] = False
+    apart = GradientMatching(blocks, problem.target, ridge=0.1)
+    whole = GradientMatching(G.astype(float), problem.target, ridge=0.1)
+    first = solve(apart, matroid, method, candidates=mask, random_state=5)
+    again = solve(whole, matroid, method, candidates=mask, random_state=5)
+    assert first.indices.tolist() == again.indices.tolist() and first.status == "exhausted"
+    assert first.objective == pytest.approx(again.objective, rel=1e-12)
+
+
 @pytest.mark.parametrize("method", [m for m in BASELINES if not m.startswith("random")])
 def test_bad_rows_are_named_by_their_own_number(method):
     problem = random_problem(2, n=10, k=3)
