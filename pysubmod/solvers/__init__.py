@@ -2,27 +2,66 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
+from .._random import as_seed
 from .._validation import as_choice
 from ..matroid import PartitionMatroid
 from ..problem import GradientMatching
 from ..result import Selection
+from ._trial import COMMON
+from .baselines import random, random_per_group, top_k, top_k_per_group
+from .craig import craig
+from .divbs import divbs
+from .grad_match import grad_match
+from .greats import greats
+from .per_group import per_group
 from .pursuit import Progress, greedy, normalized_omp, omp
+from .stochastic_greedy import stochastic_greedy
 
-__all__ = ["Progress", "available_methods", "solve"]
+__all__ = ["METHODS", "Method", "Progress", "available_methods", "solve"]
 
-_METHODS: dict[str, Callable[..., Selection]] = {"omp": omp, "omp-normalized": normalized_omp, "greedy": greedy}
+
+class Method(NamedTuple):
+    """A solver, what it does in a line, and whose it is."""
+
+    solver: Callable[..., Selection]
+    summary: str
+    source: str = ""
+
+
+METHODS: dict[str, Method] = {
+    "omp": Method(omp, "the largest correlation with the residual, then an exact refit", "Pati et al. 1993"),
+    "omp-normalized": Method(normalized_omp, "the same, each correlation over its row's norm"),
+    "greedy": Method(greedy, "the largest exact gain", "Das and Kempe 2011"),
+    "stochastic-greedy": Method(
+        stochastic_greedy, "the largest exact gain within a random sample", "Mirzasoleiman et al. 2015"
+    ),
+    "grad-match": Method(grad_match, "omp with weights >= 0 and an error tolerance", "Killamsetty et al. 2021"),
+    "greats": Method(greats, "the largest score less eta times the overlap with the picks", "Wang et al. 2024"),
+    "divbs": Method(divbs, "sampled by correlation with what the picks leave unexplained", "Hong et al. 2024"),
+    "craig": Method(craig, "medoids by facility location; no target", "Mirzasoleiman et al. 2020"),
+    "per-group": Method(per_group, "any method (base=...), each group alone"),
+    "top-k": Method(top_k, "the largest scores"),
+    "top-k-per-group": Method(top_k_per_group, "the rows of top-k, in rounds over the groups"),
+    "random": Method(random, "uniform among all selections that use up the budgets"),
+    "random-per-group": Method(random_per_group, "the rows of random, in rounds over the groups"),
+}
 
 
 def available_methods() -> tuple[str, ...]:
     """The names that `solve` knows."""
-    return tuple(_METHODS)
+    return tuple(METHODS)
 
 
 def solve(problem: GradientMatching, matroid: PartitionMatroid | int, method: str = "omp", **options: Any) -> Selection:
     """Select rows for a problem under a partition matroid.
+
+    Whatever the method, the weights, gains, residuals and objective of the selection are the problem's own: exact
+    refits on the picks, in their order. Weights that belong to the method are in ``stats["method_weights"]``.
 
     Parameters
     ----------
@@ -31,28 +70,69 @@ def solve(problem: GradientMatching, matroid: PartitionMatroid | int, method: st
     matroid : PartitionMatroid or int
         Budgets by group; an int is a plain cardinality.
     method : str, default "omp"
-        "omp", "omp-normalized" or "greedy": the pursuit of `omp_partition` with that `rule`. See `available_methods`.
+        One of `available_methods`:
+
+        =================  ==============================================================  =========================
+        omp                the largest correlation with the residual, then an exact refit  Pati et al. 1993
+        omp-normalized     the same, each correlation over its row's norm
+        greedy             the largest exact gain                                          Das and Kempe 2011
+        stochastic-greedy  the largest exact gain within a random sample                   Mirzasoleiman et al. 2015
+        grad-match         omp with weights >= 0 and an error tolerance                    Killamsetty et al. 2021
+        greats             the largest score less eta times the overlap with the picks     Wang et al. 2024
+        divbs              sampled by correlation with what the picks leave unexplained    Hong et al. 2024
+        craig              medoids by facility location; no target                         Mirzasoleiman et al. 2020
+        per-group          any method (base=...), each group alone
+        top-k              the largest scores
+        top-k-per-group    the rows of top-k, in rounds over the groups
+        random             uniform among all selections that use up the budgets
+        random-per-group   the rows of random, in rounds over the groups
+        =================  ==============================================================  =========================
     **options
-        The other keywords of `omp_partition`: pick, fill, release_zeros, tol, candidates, initial, device,
-        n_threads, verbose,
-        callback.
+        Of every method: candidates, device, n_threads, verbose, as in `omp_partition`; and random_state (int, NumPy
+        Generator or RandomState, or None), which methods without randomness check and leave alone. The first three
+        methods take the other keywords of `omp_partition` too: pick, fill, release_zeros, tol, initial, callback.
+        Others have options of their own: epsilon (stochastic-greedy), eps (grad-match), eta (greats), target (divbs),
+        base (per-group), normalize (top-k); docs/solvers.md explains them.
 
     Returns
     -------
     Selection
+        ``config["method"]`` names the method; its options stand beside it.
 
     Raises
     ------
     TypeError, ValueError
-        Naming the argument.
+        Naming the argument; TypeError for an option that the method does not take.
     """
     if not isinstance(problem, GradientMatching):
         raise TypeError(f"problem: expected a GradientMatching, got {type(problem).__name__}")
-    solver = _METHODS[as_choice("method", method, available_methods())]
+    solver = METHODS[as_choice("method", method, available_methods())].solver
     if "rule" in options:
         raise TypeError("rule: is what method says; use method=" + ", ".join(map(repr, available_methods())))
     if not isinstance(matroid, PartitionMatroid):
         matroid = PartitionMatroid._cardinality(problem.n, matroid)
     if matroid.n != problem.n:
         raise ValueError(f"matroid: has {matroid.n} rows but the problem has {problem.n}")
-    return solver(problem, matroid, **options)
+    selection = solver(problem, matroid, **_accepted(method, solver, options))
+    return replace(selection, config={"method": method} | selection.config)
+
+
+def _accepted(method: str, solver: Callable[..., Selection], options: dict[str, Any]) -> dict[str, Any]:
+    """The options, every one of which the solver takes; `random_state` is dropped where nothing is random."""
+    keywords = [
+        p for p in inspect.signature(solver).parameters.values() if p.name not in ("problem", "matroid", "rule")
+    ]
+    names = [p.name for p in keywords if p.kind is not p.VAR_KEYWORD]
+    open_ended = next((p.name for p in keywords if p.kind is p.VAR_KEYWORD), None)
+    if open_ended == "options":  # passed on to another method, which checks them
+        return options
+    if open_ended == "common":
+        names += COMMON
+    if "random_state" in options and "random_state" not in names:
+        if options["random_state"] is not None:
+            as_seed(options["random_state"])
+        options = {name: value for name, value in options.items() if name != "random_state"}
+    unknown = [name for name in options if name not in names]
+    if unknown:
+        raise TypeError(f"{unknown[0]}: not an option of method={method!r}; it takes {', '.join(sorted(names))}")
+    return options
