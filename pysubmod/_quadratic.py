@@ -39,9 +39,11 @@ class Quadratic:
     bounded : bool
         ``c = G t`` exactly, so that no direction of C's null space is rewarded.
     target_norm : float or None
+
+    `names` are the caller's numbers of the rows, for messages.
     """
 
-    def __init__(self, problem: GradientMatching) -> None:
+    def __init__(self, problem: GradientMatching, names: IndexArray | None = None) -> None:
         self._gram = widen(problem._rows.blocks[0], problem._rows.dtype) if problem._is_gram else None
         self._blocks: list[tuple[npt.NDArray[Any], str]] = []
         self.n = problem.n
@@ -70,6 +72,7 @@ class Quadratic:
         for name, vector in (("diagonal", self.diagonal), ("c", self.c)):
             if not np.isfinite(vector).all():
                 row = int(np.argmin(np.isfinite(vector)))
+                row = row if names is None else int(names[row])
                 raise ValueError(f"G: row {row} has a NaN or infinite entry, or its {name} leaves float64")
 
     def _pieces(self) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -166,9 +166,9 @@ def certify(
     limit = as_scalar("time_limit", time_limit, minimum=0.0)
     level = METHODS.index(as_choice("method", method, METHODS))
     mask = as_mask(candidates, problem.n)
-    proof = Proof(Quadratic(problem), matroid, mask, members, weights)
+    proof = Proof(problem, matroid, mask, members, weights)
     proof.run(gap, started + limit, level)
-    return proof.certificate(members, time.perf_counter() - started)
+    return proof.certificate(time.perf_counter() - started)
 
 
 def _as_matroid(problem: GradientMatching, matroid: PartitionMatroid | int) -> PartitionMatroid:
@@ -195,61 +195,72 @@ def _members(problem: GradientMatching, matroid: PartitionMatroid, selection: An
     return members, weights
 
 
-@dataclass
 class Proof:
-    """The bounds on one problem's optimum, in units in which C has a unit diagonal and the known value is 1."""
+    """The bounds on one problem's optimum, in units in which C has a unit diagonal and the known value is 1.
 
-    quadratic: Quadratic
-    matroid: PartitionMatroid
-    mask: npt.NDArray[np.bool_] | None
-    members: IndexArray
-    weights: FloatArray
-    bounds: dict[str, float] = field(default_factory=dict)
-    better: IndexArray | None = None
-    better_value: float | None = None
-    iterations: int = 0
-    nodes: int = 0
-    z: FloatArray | None = None  # of the diagonal relaxation, by row of the problem
+    `members` and `weights` are a feasible selection whose objective is at hand; it may be empty.
+    """
 
-    def __post_init__(self) -> None:
-        quadratic, matroid = self.quadratic, self.matroid
+    def __init__(
+        self,
+        problem: GradientMatching,
+        matroid: PartitionMatroid,
+        mask: npt.NDArray[np.bool_] | None,
+        members: IndexArray,
+        weights: FloatArray,
+    ) -> None:
+        self.bounds: dict[str, float] = {}
+        self.better: IndexArray | None = None
+        self.better_value: float | None = None
+        self.iterations = self.nodes = 0
         allowed = matroid.budgets[matroid.codes] > 0
-        if self.mask is not None:
-            allowed &= self.mask
-        allowed[self.members] = True
+        if mask is not None:
+            allowed &= mask
+        allowed[members] = True
+        rows = np.flatnonzero(allowed)
+        quadratic = Quadratic(problem._restricted(rows), rows)
         # A zero row adds nothing; one with c_i > 0 (only a Gram matrix can have it) makes the problem unbounded.
-        allowed &= quadratic.diagonal > 0
-        self.pool = np.flatnonzero(allowed)
-        self.root = np.sqrt(quadratic.diagonal[self.pool])
+        used = np.flatnonzero(quadratic.diagonal > 0)
+        self.quadratic, self.used, self.pool = quadratic, used, rows[used]
+        self.root = np.sqrt(quadratic.diagonal[used])
         self.width = (quadratic.width or 0) + 2
+        w = np.zeros(problem.n)
+        w[members] = weights
+        self.w = w[self.pool] * self.root
         self.objective = self._objective()
-        linear = quadratic.c[self.pool] / self.root
-        self.scale = self.objective if self.objective > 0 else float(np.square(linear).max(initial=0.0)) / 2 or 1.0
+        linear = quadratic.c[used] / self.root
+        largest = float(np.square(linear).max(initial=0.0)) / 2
+        self.scale = self.objective if self.objective > 0 else largest if largest > 0 else 1.0
         self.unit = math.sqrt(self.scale)
-        self.c = linear / self.unit
+        self.c, self.w = linear / self.unit, self.w / self.unit
         norm = quadratic.target_norm
         # Of c: sums of `width` products, each at most |g_i| |t|.
         size = np.abs(self.c) if norm is None else np.full(len(self.c), norm / self.unit)
         self.error = (self.width + 4) * EPS * np.maximum(size, np.abs(self.c))
-        codes = matroid.codes[self.pool]
-        names, self.group = np.unique(codes, return_inverse=True)
+        names, self.group = np.unique(matroid.codes[self.pool], return_inverse=True)
         self.budget = np.minimum(matroid.budgets[names], np.bincount(self.group, minlength=len(names)))
-        w = np.zeros(quadratic.n)
-        w[self.members] = self.weights
-        self.w = w[self.pool] * self.root / self.unit
 
     def _objective(self) -> float:
         """f at the selection's weights, from below."""
-        members, weights = self.members, self.weights
-        if not len(members):
+        quadratic, chosen = self.quadratic, np.flatnonzero(self.w)
+        if not len(chosen):
             return 0.0
-        quadratic = self.quadratic
+        members, weights = self.used[chosen], self.w[chosen] / self.root[chosen]
         C = quadratic.columns(members)[members]
         c = quadratic.c[members]
-        size = float(np.abs(weights) @ np.sqrt(quadratic.diagonal[members]))
-        norm = quadratic.target_norm or 0.0
+        size, norm = float(np.abs(self.w).sum()), quadratic.target_norm or 0.0
         slack = (self.width + len(members) + 8) * EPS * (size**2 + size * norm + float(np.abs(weights) @ np.abs(c)))
         return max(0.0, float(weights @ c - 0.5 * weights @ C @ weights) - slack)
+
+    def relax(self, deadline: float) -> FloatArray | None:
+        """The perspective relaxation's z, by row of the pool, and its bound; None where there is no bound."""
+        diagonal = self._dense()[1] if len(self.pool) <= MOST_DENSE else self._matrix_free()
+        if diagonal is None:
+            return None
+        relaxed = diagonal.fista(self.w, 0.0, deadline)
+        self._add("diagonal", relaxed.upper)
+        self.iterations += relaxed.iterations
+        return relaxed.z
 
     @property
     def upper(self) -> float:
@@ -269,54 +280,55 @@ class Proof:
             self._add("diagonal", 0.0)
             return
         target = 1.0 / (1.0 - min(gap, 1.0 - 1e-12)) if self.objective > 0 else 0.0
-        dense = len(self.pool) <= MOST_DENSE
-        if dense:
-            self._run_dense(gap, target, deadline, level)
-        elif self.quadratic.ridge > 0:
-            self._run_diagonal(self._matrix_free(), target, deadline, level)
+        if len(self.pool) > MOST_DENSE:
+            diagonal = self._matrix_free()
+            if diagonal is not None:
+                self._run_diagonal(diagonal, target, deadline, level)
+            return
+        R, diagonal, inverse = self._dense()
+        if diagonal is None or inverse is None:
+            return
+        everything = np.bincount(self.group, minlength=len(self.budget))
+        self._add("all rows", replace(diagonal, budget=everything).bound(inverse @ self.c))
+        if self.upper > target:
+            self._run_diagonal(diagonal, target, deadline, level)
+        wanted = level == 3 or (level == 0 and len(self.pool) <= MOST_BLOCK)
+        if self.upper > target and wanted and self.objective > 0:
+            self._run_block(R, gap, deadline)
 
-    def _matrix_free(self) -> Diagonal:
+    def _matrix_free(self) -> Diagonal | None:
         """D = ridge I: C - D = K is positive semidefinite by itself, and C is never formed."""
-        quadratic, pool, root = self.quadratic, self.pool, self.root
+        quadratic, used, root = self.quadratic, self.used, self.root
+        if not quadratic.ridge > 0:
+            return None
         full = np.zeros(quadratic.n)
 
         def times(x: FloatArray) -> FloatArray:
-            full[pool] = x / root
-            return np.asarray(quadratic.times(full)[pool] / root)
+            full[used] = x / root
+            return np.asarray(quadratic.times(full)[used] / root)
 
         D = quadratic.ridge / np.square(root) * (1 - 4 * EPS)
         return Diagonal(times, D, self.c, self.error, self.width, self.group, self.budget, quadratic.nonneg)
 
-    def _run_diagonal(self, diagonal: Diagonal, target: float, deadline: float, level: int) -> None:
-        self._add("one-shot", diagonal.bound(self.w))
-        if self.upper <= target or level == 1:
-            return
-        relaxed = diagonal.fista(self.w, target, deadline)
-        self._add("diagonal", relaxed.upper)
-        self.iterations += relaxed.iterations
-        self.z = np.zeros(self.quadratic.n)
-        self.z[self.pool] = relaxed.z
-
-    def _run_dense(self, gap: float, target: float, deadline: float, level: int) -> None:
+    def _dense(self) -> tuple[FloatArray, Diagonal | None, FloatArray | None]:
+        """R, the diagonal bound on it (None where R is too near to singular), and R's inverse."""
         n = len(self.pool)
-        R = self.quadratic.matrix[np.ix_(self.pool, self.pool)] / np.multiply.outer(self.root, self.root)
+        R = self.quadratic.matrix[np.ix_(self.used, self.used)] / np.multiply.outer(self.root, self.root)
         # Lowered by what rounding in its entries may have added to any eigenvalue.
         R[np.diag_indices(n)] = 1.0 - (n * (self.width + 6)) * EPS
         chosen = choose_diagonal(R)
         if chosen is None:
-            return
-        D, inverse = chosen
-        diagonal = Diagonal(
-            lambda x: np.asarray(R @ x), D, self.c, self.error, 0, self.group, self.budget, self.quadratic.nonneg
-        )
-        everything = np.bincount(self.group, minlength=len(self.budget))
-        all_rows = Diagonal(diagonal.times, D, self.c, self.error, 0, self.group, everything, diagonal.nonneg)
-        self._add("all rows", all_rows.bound(inverse @ self.c))
-        if self.upper > target:
-            self._run_diagonal(diagonal, target, deadline, level)
-        wanted = level == 3 or (level == 0 and n <= MOST_BLOCK)
-        if self.upper > target and wanted and self.objective > 0:
-            self._run_block(R, gap, deadline)
+            return R, None, None
+        nonneg = self.quadratic.nonneg
+        diagonal = Diagonal(R.__matmul__, chosen[0], self.c, self.error, 0, self.group, self.budget, nonneg)
+        return R, diagonal, chosen[1]
+
+    def _run_diagonal(self, diagonal: Diagonal, target: float, deadline: float, level: int) -> None:
+        self._add("one-shot", diagonal.bound(self.w))
+        if self.upper > target and level != 1:
+            relaxed = diagonal.fista(self.w, target, deadline)
+            self._add("diagonal", relaxed.upper)
+            self.iterations += relaxed.iterations
 
     def _run_block(self, R: FloatArray, gap: float, deadline: float) -> None:
         start = relaxation.root(R, self.c, self.error, self.group, self.budget, self.quadratic.nonneg)
@@ -329,7 +341,7 @@ class Proof:
         if outcome.support is not None:
             self.better, self.better_value = np.sort(self.pool[outcome.support]), outcome.lower * self.scale
 
-    def certificate(self, members: IndexArray, seconds: float) -> Certificate:
+    def certificate(self, seconds: float) -> Certificate:
         bounds = {name: value * self.scale * (1 + 4 * EPS) for name, value in self.bounds.items()}
         name = min(bounds, key=lambda key: bounds[key]) if bounds else "none"
         upper = bounds.get(name, math.inf)

@@ -120,7 +120,7 @@ def omp_partition(
     problem = GradientMatching(G, target, ridge=ridge, nonneg=nonneg, tilt=tilt)
     mask = as_mask(candidates, problem.n)
     matroid = _matroid(G, problem, budgets, groups, mask)
-    return pursue(
+    selection = pursue(
         problem,
         matroid,
         rule=rule,
@@ -135,6 +135,7 @@ def omp_partition(
         verbose=verbose,
         callback=callback,
     )
+    return selection._made_from(problem, matroid, mask)
 
 
 def _matroid(

@@ -147,6 +147,26 @@ class GradientMatching:
         )
         return result
 
+    def _restricted(self, rows: npt.NDArray[np.int64], nonneg: bool | None = None) -> GradientMatching:
+        """The problem of some of its rows, ascending (the same arrays where that is all), its sign rule or another."""
+        part = GradientMatching.__new__(GradientMatching)
+        part._rows, part._vector = self._rows, self._vector
+        part._is_gram, part._target_norm = self._is_gram, self._target_norm
+        part._set(self.ridge, self.nonneg if nonneg is None else nonneg, self.tilt)
+        if len(rows) == self.n:
+            return part
+        if self._is_gram:
+            gram = self._rows.blocks[0][np.ix_(rows, rows)]
+            part._rows = Rows((gram,), self._rows.dtype, (len(rows), len(rows)))
+            part._vector = self._vector[rows]
+            return part
+        blocks, first = [], 0
+        for block in self._rows.blocks:
+            blocks.append(block[rows[(rows >= first) & (rows < first + len(block))] - first])
+            first += len(block)
+        part._rows = Rows(tuple(blocks), self._rows.dtype, (len(rows), self._rows.shape[1]))
+        return part
+
     def _core_problem(self) -> dict[str, Any]:
         return {
             "blocks": list(self._rows.blocks),

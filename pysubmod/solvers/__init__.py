@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from .._random import as_seed
-from .._validation import as_choice
+from .._validation import as_choice, as_mask
 from ..matroid import PartitionMatroid
 from ..problem import GradientMatching
 from ..result import Selection
@@ -114,7 +114,8 @@ def solve(problem: GradientMatching, matroid: PartitionMatroid | int, method: st
     if matroid.n != problem.n:
         raise ValueError(f"matroid: has {matroid.n} rows but the problem has {problem.n}")
     selection = solver(problem, matroid, **_accepted(method, solver, options))
-    return replace(selection, config={"method": method} | selection.config)
+    selection = replace(selection, config={"method": method} | selection.config)
+    return selection._made_from(problem, matroid, as_mask(options.get("candidates"), problem.n))
 
 
 def _accepted(method: str, solver: Callable[..., Selection], options: dict[str, Any]) -> dict[str, Any]:

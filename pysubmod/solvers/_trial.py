@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from .._quadratic import Quadratic
-from .._validation import Rows, as_choice, as_mask, as_threads, is_integer, shown
+from .._validation import as_choice, as_mask, as_threads, is_integer, shown
 from ..matroid import PartitionMatroid
 from ..problem import GradientMatching
 from ..result import Selection, Status
 from .pursuit import pursue
 
-__all__ = ["COMMON", "TOL", "Trial", "first_best", "problem_of"]
+__all__ = ["COMMON", "TOL", "Trial", "first_best"]
 
 FloatArray = npt.NDArray[np.float64]
 IndexArray = npt.NDArray[np.int64]
@@ -77,7 +77,7 @@ class Trial:
         # The first pick of a pursuit checks the pool: errors are those of every method, with the caller's row numbers.
         pursue(self.problem, self.matroid, candidates=self._mask, n_threads=self.n_threads, callback=lambda _: True)
         with np.errstate(all="ignore"):
-            return Quadratic(problem_of(self.problem, self.rows))
+            return Quadratic(self.problem._restricted(self.rows))
 
     def column(self, i: int) -> FloatArray:
         """Column i of K = G G' over the pool."""
@@ -164,24 +164,3 @@ def first_best(scores: FloatArray, mask: npt.NDArray[np.bool_], tolerance: float
     """The first position in `mask`, which is not empty, whose score is within `tolerance` of the largest."""
     best = scores[mask].max()
     return int(np.argmax(mask & (scores >= best - tolerance)))
-
-
-def problem_of(problem: GradientMatching, rows: IndexArray, nonneg: bool | None = None) -> GradientMatching:
-    """The problem of some of its rows (the same arrays where that is all), with its own sign rule or another."""
-    part = GradientMatching.__new__(GradientMatching)
-    part._rows, part._vector = problem._rows, problem._vector
-    part._is_gram, part._target_norm = problem._is_gram, problem._target_norm
-    part._set(problem.ridge, problem.nonneg if nonneg is None else nonneg, problem.tilt)
-    if len(rows) == problem.n:
-        return part
-    if problem._is_gram:
-        gram = problem._rows.blocks[0][np.ix_(rows, rows)]
-        part._rows = Rows((gram,), problem._rows.dtype, (len(rows), len(rows)))
-        part._vector = problem._vector[rows]
-        return part
-    blocks, first = [], 0
-    for block in problem._rows.blocks:
-        blocks.append(block[rows[(rows >= first) & (rows < first + len(block))] - first])
-        first += len(block)
-    part._rows = Rows(tuple(blocks), problem._rows.dtype, (len(rows), problem._rows.shape[1]))
-    return part

@@ -11,7 +11,7 @@ from .._validation import as_scalar, shown
 from ..matroid import PartitionMatroid
 from ..problem import GradientMatching
 from ..result import Selection, Status
-from ._trial import Trial, problem_of
+from ._trial import Trial
 from .pursuit import pursue
 
 __all__ = ["grad_match"]
@@ -40,7 +40,7 @@ def grad_match(problem: GradientMatching, matroid: PartitionMatroid, *, eps: flo
     if limit >= 1:
         raise ValueError(f"eps: expected a number of at least 0 and below 1, relative to ||t||^2; got {shown(eps)}")
     trial = Trial(problem, matroid, **common)
-    inner = problem_of(problem, np.arange(problem.n), nonneg=True)
+    inner = problem._restricted(np.arange(problem.n), nonneg=True)
     callback = None
     if limit > 0:
         start = _error_without_picks(problem)
