@@ -130,6 +130,19 @@ class Quadratic:
         out[members, np.arange(len(members))] += self.ridge
         return out
 
+    def block(self, members: IndexArray) -> FloatArray:
+        """C[members, members], from those rows alone."""
+        if "matrix" in self.__dict__:
+            return np.array(self.matrix[np.ix_(members, members)])
+        if self._gram is not None:
+            part = self._gram[np.ix_(members, members)]
+            out = (part + part.T) / 2
+        else:
+            chosen = self.rows(members)
+            out = chosen @ chosen.T
+        out[np.diag_indices(len(members))] = self.diagonal[members]
+        return out
+
     def times(self, x: FloatArray) -> FloatArray:
         """C x for x of shape (n,), or (n, m), in one pass over the rows a product with G' and one with G."""
         if "matrix" in self.__dict__:
