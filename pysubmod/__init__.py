@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from . import datasets
 from .config import estimate_memory, show_config
+from .diagnostics import Diagnosis, diagnose
 from .matroid import PartitionMatroid
 from .omp import omp_partition
 from .problem import GradientMatching
@@ -17,6 +18,7 @@ from .solvers import Progress, available_methods, solve
 __version__ = "0.1.0"
 
 __all__ = [
+    "Diagnosis",
     "GradientMatching",
     "PartitionMatroid",
     "Progress",
@@ -25,6 +27,7 @@ __all__ = [
     "__version__",
     "available_methods",
     "datasets",
+    "diagnose",
     "estimate_memory",
     "omp_partition",
     "show_config",

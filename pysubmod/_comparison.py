@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,7 @@ class Pool:
         if not norm:
             return None
         explained = 2 * w @ self.aligned[members] - (w @ C @ w - self.q.ridge * (w @ w))
-        return float(np.sqrt(max(0.0, 1 - explained / norm**2)))
+        return sqrt(max(0.0, 1.0 - float(explained) / norm**2))
 
     @cached_property
     def scores(self) -> FloatArray:
@@ -80,7 +81,7 @@ class Pool:
     def top_k(self) -> IndexArray:
         """The best-aligned rows that the budgets allow, best first; ties to the lowest row."""
         order = np.argsort(-self.scores, kind="stable")
-        return self._first(order)
+        return self._first(order.astype(np.int64))
 
     def at_random(self, seed: int, draw: int) -> IndexArray:
         return self._first(random_order(seed, self.q.n, stream=draw))
@@ -129,7 +130,7 @@ class Pool:
             rows = np.sort(rows[np.argsort(random_bits(seed, rows), kind="stable")[:SAMPLED_ROWS]])
         K = self.q.matrix if len(rows) == self.q.n and "matrix" in self.q.__dict__ else self.q.block(rows)
         root = self.norms[rows]
-        return K / root / root[:, None], self.matroid.codes[rows], sample
+        return K / root / root[:, None], self.matroid.codes[rows].astype(np.int64), sample
 
 
 def cosines(K: FloatArray) -> FloatArray:
@@ -150,7 +151,8 @@ def cosine_summary(cosine: FloatArray, codes: IndexArray) -> dict[str, Any]:
     above = np.triu(np.ones(cosine.shape, bool), 1)
     same = np.equal.outer(codes, codes)
     return {
-        name: _pairs(cosine[mask]) for name, mask in (("all", above), ("within", above & same), ("between", above & ~same))
+        name: _pairs(cosine[mask])
+        for name, mask in (("all", above), ("within", above & same), ("between", above & ~same))
     }
 
 

@@ -22,8 +22,8 @@ LARGEST_SAMPLED_B = 6  # every element of B costs two refits
 def subset_values(C: FloatArray, c: FloatArray, nonneg: bool) -> FloatArray:
     """f of all 2^n subsets, shape (2^n,), bit i of the position being row i. C has a positive diagonal.
 
-    The optimum over a subset is attained on an independent one whose weights all have the right sign, so f is the largest value
-    of such a one inside it: nothing is iterated.
+    The optimum over a subset is attained on an independent one inside it, with weights of the right sign, so f is the
+    largest value of such a one: nothing is iterated.
     """
     n = len(c)
     root = np.sqrt(C.diagonal())
@@ -78,8 +78,8 @@ def enumerated_ratios(f: FloatArray) -> tuple[FloatArray, FloatArray]:
 def ratio_at(spectrum: Spectrum, members: IndexArray) -> Bound | None:
     """A certified lower bound on ``sum of f(e|S) over B / f(B|S)`` for all B off S, weights free.
 
-    It is the smallest eigenvalue of the normalised Schur complement of C on V - S. With an error E in R of relative size
-    ``eps = |E| / lambda_min(R)``, every Schur complement lies between 1 - eps and 1 + eps times the true one.
+    It is the smallest eigenvalue of the normalised Schur complement of C on V - S. With an error E in R, of relative
+    size ``eps = |E| / lambda_min(R)``, every Schur complement lies between 1 - eps and 1 + eps times the true one.
 
     Returns None where it cannot be certified (no matrix, R singular up to rounding, or nothing off S).
     """
@@ -112,8 +112,8 @@ def sampled_ratios(
 ) -> tuple[float, float] | None:
     """The smallest gamma ratio and the largest beta ratio among random pairs (A, B) with ``|A u B| <= k``.
 
-    gamma is at most the first and beta at least the second: estimates, on the wrong side for a guarantee. Half of the A are
-    parts of the selection, half of the B are rows that resemble each other, where the ratios are worst.
+    gamma is at most the first and beta at least the second: estimates, on the wrong side for a guarantee. Half of the A
+    are parts of the selection, half of the B are rows that resemble each other, where the ratios are worst.
     Returns None where no pair has an increment.
     """
     k = min(k, spectrum.n)

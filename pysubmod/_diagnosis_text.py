@@ -38,7 +38,7 @@ def report(diagnosis: Diagnosis) -> str:
         ("Against simpler selections (same budgets, each with its own best weights)", _comparison(diagnosis)),
         ("Rows and weights", _rows(diagnosis)),
         ("Groups", _groups(diagnosis)),
-        ("Promised in advance, for any data like this", _guarantees(diagnosis)),
+        ("Promised in advance (a-priori guarantees of the rule that ran)", _guarantees(diagnosis)),
         ("Curvature, certified (bounds that hold, rounding included)", _certified(diagnosis)),
         ("Curvature, estimates (no bounds; no guarantee uses them)", _estimates(diagnosis)),
     ]
@@ -77,9 +77,20 @@ def _wrapped(mark: str, text: str) -> list[str]:
 def _comparison(diagnosis: Diagnosis) -> Iterator[str]:
     table = diagnosis.comparison
     mine, random = table["selection"], table["random"]
-    yield f"{'':<22}{'objective':>13}{'share':>8}{'residual':>10}   conflicting pairs"
-    for name, facts in (("this selection", mine), ("top-k by alignment", table["top_k"]), ("each group alone", table["per_group"])):
-        yield _line(name, facts["objective"], mine["objective"], facts["relative_residual"], facts["conflicting_pairs"], facts["pairs"])
+    yield f"{'':<22}{'objective':>13}{'of this':>9}{'residual':>10}   conflicting pairs"
+    for name, facts in (
+        ("this selection", mine),
+        ("top-k by alignment", table["top_k"]),
+        ("each group alone", table["per_group"]),
+    ):
+        yield _line(
+            name,
+            facts["objective"],
+            mine["objective"],
+            facts["relative_residual"],
+            facts["conflicting_pairs"],
+            facts["pairs"],
+        )
     if random["objective"]:
         for name in ("mean", "min", "max"):
             residual = random["relative_residual"]
@@ -102,7 +113,7 @@ def _line(name: str, value: float, mine: float, residual: float | None, conflict
     share = f"{100 * value / mine:.1f} %" if mine > 0 else "-"
     left = "-" if residual is None else f"{residual:.4f}"
     part = f" ({100 * conflicts / pairs:.0f} %)" if pairs else ""
-    return f"{name:<22}{value:>13.6g}{share:>8}{left:>10}   {conflicts:.0f} of {pairs}{part}"
+    return f"{name:<22}{value:>13.6g}{share:>9}{left:>10}   {conflicts:.0f} of {pairs}{part}"
 
 
 def _rows(diagnosis: Diagnosis) -> Iterator[str]:
@@ -132,14 +143,19 @@ def _cosine(pairs: Mapping[str, Any]) -> str:
 
 
 def _groups(diagnosis: Diagnosis) -> Iterator[str]:
+    """The short ones a line each; the others in passing."""
     if len(diagnosis.groups) < 2:
         return
-    for group in diagnosis.groups[:LISTED_GROUPS]:
-        short = f"   {group['shortfall']} short" if group["shortfall"] else ""
-        yield f"{str(group['label'])[:30]:<30} {group['picks']:>5} of {group['budget']} (pool {group['size']}){short}"
-    if len(diagnosis.groups) > LISTED_GROUPS:
-        rest = diagnosis.groups[LISTED_GROUPS:]
-        yield f"and {len(rest)} more, {sum(group['shortfall'] > 0 for group in rest)} of them short"
+    short = [group for group in diagnosis.groups if group["shortfall"]]
+    for group in short[:LISTED_GROUPS]:
+        label = str(group["label"])[:30]
+        yield f"{label:<30} {group['picks']} of {group['budget']} (pool {group['size']}): {group['shortfall']} short"
+    if len(short) > LISTED_GROUPS:
+        yield f"and {len(short) - LISTED_GROUPS} more that are short"
+    full = [f"{str(g['label'])[:30]} {g['picks']} of {g['size']}" for g in diagnosis.groups if not g["shortfall"]]
+    if full:
+        more = f", and {len(full) - LISTED_GROUPS} more" if len(full) > LISTED_GROUPS else ""
+        yield from _wrapped("", f"budget used up: {', '.join(full[:LISTED_GROUPS])}{more}")
 
 
 def _guarantees(diagnosis: Diagnosis) -> Iterator[str]:
@@ -159,7 +175,7 @@ def _certified(diagnosis: Diagnosis) -> Iterator[str]:
 
 def _estimates(diagnosis: Diagnosis) -> Iterator[str]:
     for key, item in diagnosis.estimates.items():
-        name = key.removesuffix("_exact")
+        name = key.removesuffix("_exact").replace("lambda_2r", "lambda_2r(R)")
         yield f"{name:<19} ~ {_number(item['value']):<10} {item['how']}"
 
 

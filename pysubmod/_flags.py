@@ -11,6 +11,7 @@ LONG_ROW = 10.0  # the longest row over the median one
 ILL_CONDITIONED = 1e8
 ZERO_COLUMNS = 0.1  # share of the columns
 SMALL_EFFECTIVE = 0.25  # effective sample size over picks
+NAMED = 5  # groups, before the others are only counted
 SAME = 1e-6  # relative difference of two objectives that is not worth a word
 
 Facts = Mapping[str, Any]
@@ -18,11 +19,12 @@ Facts = Mapping[str, Any]
 
 def flags(facts: Facts, config: Mapping[str, Any], *, not_psd: bool, mismatch: str) -> tuple[str, ...]:
     """All flags of a diagnosis, the gravest first."""
+    wrong = []
     if not_psd:
-        psd = "K has a negative eigenvalue: it is no Gram matrix, the objective is not concave and no bound holds. Recompute K."
-        wrong = [psd]
-    else:
-        wrong = []
+        wrong.append(
+            "K has a negative eigenvalue: it is no Gram matrix, the objective is not concave and no bound holds. "
+            "Compute K again, in float64."
+        )
     if mismatch:
         wrong.append(f"The selection's own record says it was made for another problem: {mismatch}.")
     return (*wrong, *_of_rows(facts, config), *_of_picks(facts), *_of_comparison(facts), *_of_weights(facts))
@@ -33,75 +35,76 @@ def _of_rows(facts: Facts, config: Mapping[str, Any]) -> Iterator[str]:
     n, d = facts["problem"]["n"], facts["problem"]["d"]
     if zero_rows:
         yield (
-            f"{zero_rows} of {n} rows are zero: those samples say nothing. A loss over masked tokens only, or a clipped gradient, "
-            "makes such rows; look at them before training on the selection."
+            f"{zero_rows} of {n} rows are zero: those samples say nothing. Samples whose tokens are all masked in the "
+            "loss have such rows; look at them before training on the selection."
         )
     if zero_columns is not None and zero_columns > ZERO_COLUMNS * d:
         yield (
-            f"{zero_columns} of {d} columns of G are zero for every candidate: those parameters do not learn yet. "
-            "With LoRA, all gradients of A are zero while B is at its initial zero: take a few training steps first."
+            f"{zero_columns} of {d} columns of G are zero for every candidate: those parameters do not learn yet. With "
+            "LoRA, all gradients of A are zero while B is at its initial zero: take a few training steps first."
         )
     if n and facts["problem"]["aligned_candidates"] == 0:
         yield (
-            "No candidate that may be picked is aligned with the target, so the best objective is 0: check that target and gradients "
-            "have the same sign and the same parameters."
+            "No candidate that may be picked is aligned with the target, so the best objective is 0: check that target "
+            "and gradients have the same sign and the same parameters."
         )
     norms = facts["norms"]["pool"]
-    if norms and config.get("rule") == "omp" and norms["max"] > LONG_ROW * norms["median"]:
+    if norms and config.get("rule") == "omp" and norms["max"] > LONG_ROW * norms["median"] > 0:
         yield (
-            f"The longest row is {norms['max'] / max(norms['median'], 1e-300):.3g} times the median one, and rule 'omp' prefers long rows: "
-            "use rule='normalized', or scale the rows to unit norm."
+            f"The longest row is {norms['max'] / norms['median']:.3g} times the median one, and rule 'omp' prefers "
+            "long rows: use rule='normalized', or scale the rows to unit norm."
         )
 
 
 def _of_picks(facts: Facts) -> Iterator[str]:
     over = [group for group in facts["groups"] if group["picks"] > group["budget"]]
     if over:
-        named = ", ".join(f"{group['label']} ({group['picks']} of {group['budget']})" for group in over[:5])
-        yield f"The picks break the budgets of {len(over)} groups: {named}."
-    short = [group for group in facts["groups"] if group["shortfall"]]
+        yield f"The picks break budgets: {_named(over, 'budget')}."
+    short = [group | {"could": min(group["size"], group["budget"])} for group in facts["groups"] if group["shortfall"]]
     if short:
-        named = ", ".join(f"{group['label']} ({group['picks']} of {group['picks'] + group['shortfall']})" for group in short[:5])
-        more = f" and {len(short) - 5} more" if len(short) > 5 else ""
         yield (
-            f"{len(short)} groups give fewer picks than they could: {named}{more}. If the batch must be full, use fill=True; "
-            "otherwise no candidate left there improved the match."
+            f"Fewer picks than the budgets and the pool allow: {_named(short, 'could')}. If the batch must be full, "
+            "use fill=True; otherwise no candidate left there improved the match, or the run was stopped."
         )
     condition = facts["conditioning"]["picks_unit_diagonal"]
     if condition is not None and condition > ILL_CONDITIONED:
         yield (
-            f"Some picks are linearly dependent up to rounding (condition number {condition:.1e}): their separate weights mean "
-            "nothing. A small ridge makes them share the weight."
+            f"Some picks are linearly dependent up to rounding (condition number {condition:.1e}): their separate "
+            "weights mean nothing. A small ridge makes them share the weight."
         )
+
+
+def _named(groups: list[dict[str, Any]], most: str) -> str:
+    names = ", ".join(f"{group['label']} ({group['picks']} of {group[most]})" for group in groups[:NAMED])
+    return names + (f" and {len(groups) - NAMED} more groups" if len(groups) > NAMED else "")
 
 
 def _of_comparison(facts: Facts) -> Iterator[str]:
-    comparison, k = facts["comparison"], facts["problem"]["picks"]
-    mine = comparison["selection"]
-    rank = facts["problem"]["rank"]
-    if comparison["top_k"]["same_set"] and 1 < k and rank < facts["problem"]["n"]:
+    comparison, problem = facts["comparison"], facts["problem"]
+    mine, random = comparison["selection"], comparison["random"]
+    if comparison["top_k"]["same_set"] and problem["picks"] > 1 and problem["rank"] < problem["n"]:
         yield (
-            "The picks are exactly the top-k by alignment: redundancy played no part. Either the best-aligned rows happen not to overlap, or "
-            "the quadratic term is too small to matter (with a learning rate in it, solve for the product of rate and weight)."
+            "The picks are exactly the top-k by alignment: redundancy played no part. Either the best-aligned rows do "
+            "not overlap, or the quadratic term is too small to matter (if c and K carry a learning rate, solve for "
+            "rate times weight instead)."
         )
     for name, text in (("top_k", "top-k by alignment"), ("per_group", "each group solved alone")):
         other = comparison[name]["objective"]
-        if other > mine["objective"] * (1 + SAME) and facts["problem"]["feasible"]:
+        if other > mine["objective"] * (1 + SAME) and problem["feasible"]:
             yield (
-                f"With the same budgets, {text} reaches a larger objective ({other:.6g} against {mine['objective']:.6g}): "
-                "try rule='greedy', or a swap search from there."
+                f"With the same budgets, {text} reaches a larger objective ({other:.6g} against "
+                f"{mine['objective']:.6g}): try rule='greedy', or a swap search."
             )
-    random = comparison["random"]
-    if random["objective"] and mine["objective"] < random["objective"]["mean"] and len(facts["groups"]):
+    if random["objective"] and mine["objective"] < random["objective"]["mean"] * (1 - SAME):
         yield (
-            f"The average random draw reaches a larger objective ({random['objective']['mean']:.6g} against {mine['objective']:.6g}): "
-            "this selection does not match this target."
+            f"The average random draw reaches a larger objective ({random['objective']['mean']:.6g} against "
+            f"{mine['objective']:.6g}): this selection does not match this target."
         )
     if random["conflicting_pairs"] and mine["conflicting_pairs"] > random["conflicting_pairs"]["max"]:
         yield (
-            f"{mine['conflicting_pairs']} of {mine['pairs']} pairs of picks conflict (negative cosine), more than in any of "
-            f"{random['draws']} random draws (mean {random['conflicting_pairs']['mean']:.0f}): with equal weights they would work "
-            "against each other; train with the weights."
+            f"{mine['conflicting_pairs']} of {mine['pairs']} pairs of picks conflict (negative cosine), more than in "
+            f"any of {random['draws']} random draws (on average {random['conflicting_pairs']['mean']:.0f}): with equal "
+            "weights they work against each other, so train with the weights."
         )
 
 

@@ -1,8 +1,9 @@
 """Which a-priori guarantee holds for the rule that ran, with its number: the table, and nothing but the table.
 
 Every number comes from certified quantities (`Spectrum`), rounded down. The notation: r the rank of the matroid (k of a
-plain cardinality), R the matrix C scaled to a unit diagonal, lambda_s(R) and m_s the smallest eigenvalue over s x s principal
-submatrices of R and of C, Lambda_s the largest one, M1 the largest diagonal entry of C, mu_w the largest \\|R_ij\\| inside one group.
+plain cardinality), R the matrix C scaled to a unit diagonal, lambda_s(R) and m_s the smallest eigenvalue over s x s
+principal submatrices of R and of C, Lambda_s the largest one, M1 the largest diagonal entry of C, mu_w the largest
+\\|R_ij\\| inside one group.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from ._spectrum import Spectrum
 __all__ = ["Guarantee", "guarantees"]
 
 DAS_KEMPE = "Das and Kempe, Approximate submodularity and its applications, JMLR 19 (2018)"
-ELENBERG = "after Elenberg et al., Restricted strong convexity implies weak submodularity, Annals of Statistics 46 (2018)"
+ELENBERG = (
+    "after Elenberg et al., Restricted strong convexity implies weak submodularity, Annals of Statistics 46 (2018)"
+)
 KHANNA = "Khanna et al., Scalable greedy feature selection via weak submodularity, AISTATS 2017"
 THIERY_WARD = "Thiery and Ward, Two-sided weak submodularity for matroid constrained optimization, COLT 2022"
 CHEN = "after Chen, Feldman and Karbasi, Weakly submodular maximization beyond cardinality constraints, ICML 2018"
@@ -63,7 +66,8 @@ def guarantees(
 ) -> tuple[tuple[Guarantee, ...], str]:
     """All that hold, largest first, and a sentence: why none does, or what the first one says.
 
-    `k` picks of at most `rank`, from `n_groups` groups that can give any; `forced`: only one set of that size is feasible.
+    `k` picks of at most `rank`, from `n_groups` groups that can give any; `forced`: only one set of that size is
+    feasible.
     """
     if forced:
         only = Guarantee("any", "1", 1.0, False, "f is monotone, and this is the only largest feasible set")
@@ -86,7 +90,9 @@ def guarantees(
 
 def _reading(best: Guarantee) -> str:
     if best.value < 1e-3:
-        return "True before any number was looked at, but too small to say anything here; a certificate is the answer."
+        return (
+            "It holds, and is too small to say anything about this selection; a certificate bounds the optimum itself."
+        )
     mean = "on average over the rule's random choices " if best.in_expectation else ""
     return f"Whatever the data, {mean}at least {100 * best.value:.3g} % of the best possible objective."
 
@@ -102,7 +108,9 @@ def _why_no_rule(config: Mapping[str, Any], stats: Mapping[str, Any]) -> str:
     if config.get("initial"):
         return "None: rows were given from the start (initial), and the guarantees are for a run from nothing."
     if stats.get("n_filled"):
-        return f"None: {stats['n_filled']} picks only fill the budget; the guarantees are for picks that the rule chose."
+        return (
+            f"None: {stats['n_filled']} picks only fill the budget; the guarantees are for picks that the rule chose."
+        )
     return ""
 
 
@@ -173,15 +181,16 @@ def _residual_random(rule: str, spectrum: Spectrum, r: int, name: str) -> Guaran
         return Guarantee(name, "1 / (1 + (M1 / m_r) / lambda_r(R))", value, True, f"{CHEN}; {HERE}")
     value = low * low / (1 + low * low)
     if rule == "greedy":
-        formula, citation = "gamma_r / (gamma_r + beta_r), gamma_r >= lambda_r(R), beta_r <= 1 / lambda_r(R)", THIERY_WARD
+        formula, citation = (
+            "gamma_r / (gamma_r + beta_r), gamma_r >= lambda_r(R), beta_r <= 1 / lambda_r(R)",
+            THIERY_WARD,
+        )
     else:
         formula, citation = "1 / (1 + 1 / lambda_r(R)^2)", f"{CHEN}; {HERE}"
     return Guarantee(name, formula, value, True, citation)
 
 
-def _of_swap(
-    config: Mapping[str, Any], stats: Mapping[str, Any], spectrum: Spectrum, rank: int
-) -> Iterator[Guarantee]:
+def _of_swap(config: Mapping[str, Any], stats: Mapping[str, Any], spectrum: Spectrum, rank: int) -> Iterator[Guarantee]:
     if not stats.get("swap_local_optimum"):
         return
     m, M2 = spectrum.low("R", 2 * rank).value, 1 + spectrum.coherence_within

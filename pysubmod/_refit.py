@@ -50,7 +50,7 @@ def refit(C: FloatArray, c: FloatArray, nonneg: bool) -> tuple[FloatArray, float
     if x is None:
         from ._reference import refit_reference  # the specification's rules for dependent rows
 
-        x = refit_reference(R, b, nonneg)[0]
+        x = refit_reference(R, b, nonneg)[0]  # type: ignore[no-untyped-call]
     w[seen] = x / root
     return w, float(x @ (2 * b - R @ x) / 2)
 

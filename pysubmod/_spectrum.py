@@ -1,7 +1,7 @@
 """Certified bounds on the eigenvalues that curvature and guarantees rest on.
 
 ``R = Delta^-1/2 C Delta^-1/2`` with ``Delta = diag C``. Everything named `low` is at most, everything named `high` at
-least, the exact quantity: each carries slack for the rounding of the products, of the scaling and of the eigenvalue solver.
+least, the exact quantity: each carries slack for the rounding of products, scaling and eigenvalue solver.
 """
 
 from __future__ import annotations
