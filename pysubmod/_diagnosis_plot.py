@@ -35,7 +35,7 @@ def diagnosis_figure(diagnosis: Diagnosis) -> Figure:
     # A bare Figure, not pyplot: nothing to close, and no display is asked for.
     figure = Figure(figsize=(12.5, 6.2))
     figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.1)
-    left, right = np.ravel(figure.subfigures(1, 2, width_ratios=[1.0, 1.12]))
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[1.0, 1.12])[0]
     above, below = left.subplots(2, 1)
     draws = diagnosis.comparison["random"]
     best = diagnosis.comparison["selection"]["objective"]

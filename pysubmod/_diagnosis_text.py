@@ -13,6 +13,7 @@ __all__ = ["report"]
 
 WIDTH = 110
 LISTED_GROUPS = 12
+LOWEST, HIGHEST = "  lowest of each", "  highest of each"
 # key -> (what is printed, the sign of the inequality)
 CERTIFIED = {
     "lambda_min": ("lambda_min(R)", ">="),
@@ -56,8 +57,9 @@ def report(diagnosis: Diagnosis) -> str:
 def _head(diagnosis: Diagnosis) -> Iterator[str]:
     p = diagnosis.problem
     groups = f" in {p['groups']} groups" if p["groups"] > 1 else ""
+    picks = "pick" if p["picks"] == 1 else "picks"
     sign = "w >= 0" if p["nonneg"] else "free weights"
-    yield f"Diagnosis of {p['picks']} picks out of {p['n']} candidates{groups} (at most {p['rank']}; {sign})"
+    yield f"Diagnosis of {p['picks']} {picks} out of {p['n']} candidates{groups} (at most {p['rank']}; {sign})"
     residual = p["relative_residual"]
     tail = "" if residual is None else f", residual {residual:.4g} of the target's norm"
     yield f"  objective {p['objective']:.6g}{tail}"
@@ -92,21 +94,18 @@ def _comparison(diagnosis: Diagnosis) -> Iterator[str]:
             facts["pairs"],
         )
     if random["objective"]:
-        for name in ("mean", "min", "max"):
-            residual = random["relative_residual"]
-            # The largest objective has the smallest residual.
-            other = {"mean": "mean", "min": "max", "max": "min"}[name]
-            label = f"{random['draws']} random draws, {name}" if name == "mean" else f"{'':>14}{name}"
+        residual = random["relative_residual"]
+        for name, text in (("mean", f"{random['draws']} random draws, mean"), ("min", LOWEST), ("max", HIGHEST)):
             yield _line(
-                label,
+                text,
                 random["objective"][name],
                 mine["objective"],
-                residual and residual[other],
+                residual and residual[name],
                 random["conflicting_pairs"][name],
                 random["pairs"],
             )
         spread, share = random["objective"]["std"], random["beaten_share"]
-        yield f"standard deviation of the draws {spread:.3g}; this selection beats {100 * share:.4g} % of them"
+        yield f"standard deviation of their objectives {spread:.3g}; this selection beats {100 * share:.4g} % of them"
 
 
 def _line(name: str, value: float, mine: float, residual: float | None, conflicts: float, pairs: int) -> str:
@@ -130,7 +129,7 @@ def _rows(diagnosis: Diagnosis) -> Iterator[str]:
     if p["picks"]:
         yield (
             f"{'weights':<8}{weights['min']:.3g} to {weights['max']:.3g}, {weights['zeros']} zero; as good as "
-            f"{weights['effective']:.1f} equal ones; {p['against_target']} picks point away from the target"
+            f"{weights['effective']:.1f} equal ones; {p['against_target']} of the picks point away from the target"
         )
         plain, unit = diagnosis.conditioning["picks"], diagnosis.conditioning["picks_unit_diagonal"]
         yield f"{'':<8}condition number of the picks {plain:.3g}, with rows scaled to unit length {unit:.3g}"
@@ -152,10 +151,10 @@ def _groups(diagnosis: Diagnosis) -> Iterator[str]:
         yield f"{label:<30} {group['picks']} of {group['budget']} (pool {group['size']}): {group['shortfall']} short"
     if len(short) > LISTED_GROUPS:
         yield f"and {len(short) - LISTED_GROUPS} more that are short"
-    full = [f"{str(g['label'])[:30]} {g['picks']} of {g['size']}" for g in diagnosis.groups if not g["shortfall"]]
+    full = [f"{str(g['label'])[:30]} {g['picks']}/{g['size']}" for g in diagnosis.groups if not g["shortfall"]]
     if full:
         more = f", and {len(full) - LISTED_GROUPS} more" if len(full) > LISTED_GROUPS else ""
-        yield from _wrapped("", f"budget used up: {', '.join(full[:LISTED_GROUPS])}{more}")
+        yield from _wrapped("", f"picks/pool: {', '.join(full[:LISTED_GROUPS])}{more}")
 
 
 def _guarantees(diagnosis: Diagnosis) -> Iterator[str]:

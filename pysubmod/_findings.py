@@ -25,6 +25,8 @@ FloatArray = npt.NDArray[np.float64]
 IndexArray = npt.NDArray[np.int64]
 WELL_CONDITIONED = 1e-6  # below it the values of subsets carry too much rounding to be called exact
 
+TOO_SINGULAR = "but C is too near singular for their values to be exact"
+
 
 @dataclass(frozen=True)
 class Given:
@@ -122,15 +124,13 @@ def _curvature(
         gamma, beta = enumerated_ratios(
             subset_values(spectrum.C, spectrum.quadratic.c[spectrum.rows], _nonneg(spectrum))
         )
-        sure = certified["lambda_min"]["value"] >= WELL_CONDITIONED
-        where = certified if sure else estimates
-        how = (
-            "all pairs of sets enumerated"
-            if sure
-            else "all pairs enumerated, but C is too near singular to call it exact"
-        )
         for name, values, k in (("gamma_r", gamma, rank), ("gamma_2r", gamma, two), ("beta_r", beta, rank)):
-            where[f"{name}_exact"] = _item(float(values[min(k, spectrum.n) - 1]), how)
+            sure = spectrum.low("R", k).value >= WELL_CONDITIONED
+            how = "all pairs of sets enumerated"
+            value = float(values[min(k, spectrum.n) - 1])
+            (certified if sure else estimates)[f"{name}_exact"] = _item(
+                value, how if sure else f"{how}, {TOO_SINGULAR}"
+            )
     elif limits.n_pairs and rank >= 2:
         ratios = sampled_ratios(spectrum, members, rank, limits.n_pairs, limits.stream(2))
         if ratios is not None:

@@ -27,6 +27,8 @@ def flags(facts: Facts, config: Mapping[str, Any], *, not_psd: bool, mismatch: s
         )
     if mismatch:
         wrong.append(f"The selection's own record says it was made for another problem: {mismatch}.")
+    if facts["problem"]["picks"] == 0:
+        return (*wrong, *_of_rows(facts, config), "The selection is empty.")
     return (*wrong, *_of_rows(facts, config), *_of_picks(facts), *_of_comparison(facts), *_of_weights(facts))
 
 
@@ -62,8 +64,11 @@ def _of_picks(facts: Facts) -> Iterator[str]:
         yield f"The picks break budgets: {_named(over, 'budget')}."
     short = [group | {"could": min(group["size"], group["budget"])} for group in facts["groups"] if group["shortfall"]]
     if short:
+        few = f"Fewer picks than the budgets and the pool allow: {_named(short, 'could')}"
+        if len(facts["groups"]) == 1:
+            few = f"Only {short[0]['picks']} of the {short[0]['could']} picks that budget and pool allow"
         yield (
-            f"Fewer picks than the budgets and the pool allow: {_named(short, 'could')}. If the batch must be full, "
+            f"{few}. If the batch must be full, "
             "use fill=True; otherwise no candidate left there improved the match, or the run was stopped."
         )
     condition = facts["conditioning"]["picks_unit_diagonal"]
@@ -123,7 +128,7 @@ def _of_weights(facts: Facts) -> Iterator[str]:
         )
     if weights["zeros"]:
         yield (
-            f"{weights['zeros']} of {k} weights are zero: those picks take budget and do nothing. "
+            f"{weights['zeros']} of {k} weights are zero: such picks take budget and do nothing. "
             "release_zeros=True gives the budget back."
         )
     used = k - weights["zeros"]

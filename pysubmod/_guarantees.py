@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from math import ceil, expm1, log2, sqrt
 from typing import Any
 
+import numpy as np
+
 from ._spectrum import Spectrum
 
 __all__ = ["Guarantee", "guarantees"]
@@ -72,11 +74,11 @@ def guarantees(
     if forced:
         only = Guarantee("any", "1", 1.0, False, "f is monotone, and this is the only largest feasible set")
         return (only,), "The budgets leave no choice: every candidate that may be picked is picked, which is optimal."
-    if config.get("candidates", config.get("n")) != config.get("n"):
+    if _masked(config.get("candidates"), config.get("n", spectrum.quadratic.n)):
         return (), "None: the run saw only the rows that `candidates` left; against all rows nothing is promised."
     if k < rank:
-        return (), f"None: {k} picks of {rank} that the budgets allow, and the guarantees are for a full run."
-    reason = _why_no_rule(config, stats)
+        return (), f"None: only {k} of the {rank} picks that the budgets allow, and the guarantees are for a full run."
+    reason = _why_no_rule(config, stats, n_groups)
     found = [] if reason else list(_of_rule(config, spectrum, rank, n_groups, nonneg))
     found += _of_swap(config, stats, spectrum, rank)
     if stats.get("proven_optimal"):
@@ -102,15 +104,22 @@ def _method(config: Mapping[str, Any]) -> str | None:
     return None if method is None else str(method)
 
 
-def _why_no_rule(config: Mapping[str, Any], stats: Mapping[str, Any]) -> str:
+def _masked(candidates: Any, n: Any) -> bool:
+    """Whether rows were kept out of the run; its record has their number, or the mask."""
+    if candidates is None:
+        return False
+    return bool(candidates != n) if np.ndim(candidates) == 0 else not np.all(candidates)
+
+
+def _why_no_rule(config: Mapping[str, Any], stats: Mapping[str, Any], n_groups: int) -> str:
     if not config:
         return "None: the picks come without a record of the rule that made them."
-    if config.get("initial"):
+    if np.size(config.get("initial") or ()):
         return "None: rows were given from the start (initial), and the guarantees are for a run from nothing."
     if stats.get("n_filled"):
-        return (
-            f"None: {stats['n_filled']} picks only fill the budget; the guarantees are for picks that the rule chose."
-        )
+        return f"None: {stats['n_filled']} picks only fill the budget, and the guarantees are for picks by the rule."
+    if config.get("release_zeros") and n_groups > 1:
+        return "None: with release_zeros budgets come back, and the guarantees under a matroid are for picks that stay."
     return ""
 
 

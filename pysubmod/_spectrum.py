@@ -178,7 +178,7 @@ class Spectrum:
             values, vectors = np.linalg.eigh(self.R[np.ix_(kept, kept)])
             if values[0] >= best - 1e-12:
                 break
-            best = float(values[0])
+            best = max(0.0, float(values[0]))
             x = np.zeros(self.n)
             x[kept] = vectors[:, 0]
         return best
