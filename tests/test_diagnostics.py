@@ -138,6 +138,13 @@ def test_enumeration_equals_the_definition(problem):
         np.testing.assert_allclose((gamma[k - 1], beta[k - 1]), expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize(("step", "gamma"), [(1e-8, 0.0), (1e-10, 1.0)])
+def test_negligible_increments_are_left_out(step, gamma):
+    """a and b gain nothing alone, `step` together; c is worth 1 beside anything."""
+    together, c = np.array([0, 0, 0, 1] * 2), np.repeat([0, 1], 4)
+    assert enumerated_ratios(c + step * together)[0][2] == pytest.approx(gamma, abs=1e-9)
+
+
 @given(conditioned())
 def test_certified_curvature_holds(problem):
     spectrum = spectrum_of(problem)
@@ -358,6 +365,13 @@ def test_table_of_guarantees(numbers, config, n_groups, nonneg, expected, random
     assert guarantee.in_expectation is random and citation in guarantee.citation and note
 
 
+def test_the_logarithmic_form_is_for_free_weights():
+    spectrum, r = spectrum_of(GradientMatching(np.eye(150), np.ones(150))), 64
+    for nonneg, tau in ((False, 7.0), (True, 8.0)):
+        (guarantee,), _ = _guarantees(spectrum, {"rule": "greedy"}, {}, k=r, n_groups=2, nonneg=nonneg)
+        assert guarantee.value == pytest.approx(1 / (1 + (1 + tau) ** 2))
+
+
 def test_swap_and_exact_search_have_theirs(numbers):
     spectrum, x = numbers
     found, _ = _guarantees(spectrum, {"rule": "omp", "refine": "swap"}, {"swap_local_optimum": True}, k=2, n_groups=2)
@@ -466,6 +480,8 @@ def test_conflicts_and_cosines_by_hand():
     assert diagnosis.cosines["pool"]["all"]["pairs"] == 6  # the zero row has no angle
     assert diagnosis.informative == {"zero_rows": 1, "zero_columns": 0}
     assert diagnosis.problem["against_target"] == 1
+    near = diagnose(GradientMatching([[1.0, 0.0], [-0.1, 1.0], [0.0, 1.0]], [1.0, 1.0]), 3, [0, 1, 2])
+    assert near.comparison["selection"]["conflicting_pairs"] == 1
 
 
 @pytest.mark.filterwarnings("ignore:budgets. no row has:UserWarning")
@@ -563,6 +579,8 @@ def test_flags_of_the_picks(demo):
     assert diagnose(problem, 3, []).flags == ("The selection is empty.",)
     assert [group["shortfall"] for group in short.groups] == [1] * 8
     assert flagged(short, "top-k by alignment reaches a larger") == 1
+    small = PartitionMatroid([0] * 238 + [1] * 2, {0: 3, 1: 5})
+    assert [group["shortfall"] for group in diagnose(problem, small, [1, 239]).groups] == [2, 1]
     doubled = np.vstack([data.gradients, data.gradients[:1]])
     twice = diagnose(GradientMatching(doubled, data.target), 2, [0, 240])
     assert flagged(twice, "linearly dependent") == 1 and twice.conditioning["picks"] == inf
