@@ -62,7 +62,7 @@ class Pool:
 
     def facts(self, members: IndexArray) -> Facts:
         C, c = self.q.block(members), self.q.c[members]
-        w, value = refit(C, c, self.q.nonneg)
+        w, value = refit(C, c, self.q.nonneg, self.q.rank_tol)
         pairs = cosines(C - self.q.ridge * np.eye(len(C)))[np.triu_indices(len(C), 1)]
         return Facts(members, w, value, self._residual(C, w, members), int((pairs < -NO_ANGLE).sum()))
 
@@ -117,7 +117,7 @@ class Pool:
                 picks[p].append(row)
                 columns[p].append(added[groups[p], column])
                 S, H = np.array(picks[p]), np.stack(columns[p], axis=1)
-                w, _ = refit(H[np.searchsorted(groups[p], S)], q.c[S], q.nonneg)
+                w, _ = refit(H[np.searchsorted(groups[p], S)], q.c[S], q.nonneg, q.rank_tol)
                 g[groups[p]] = q.c[groups[p]] - H @ w
             open_groups = {p for p in new if len(picks[p]) < self.room[p]}
         return np.array([row for group in picks for row in group], np.int64)

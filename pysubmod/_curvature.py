@@ -140,11 +140,12 @@ def sampled_ratios(
 def _ratios(spectrum: Spectrum, A: IndexArray, B: IndexArray, least: float) -> tuple[float, float] | None:
     """Both ratios of one pair; None if f(B|A) <= least."""
     both = np.concatenate([B, A])
-    C, c = spectrum.quadratic.block(spectrum.rows[both]), spectrum.quadratic.c[spectrum.rows[both]]
+    q = spectrum.quadratic
+    C, c = q.block(spectrum.rows[both]), q.c[spectrum.rows[both]]
     m = len(B)
 
     def value(kept: IndexArray) -> float:
-        return refit(C[np.ix_(kept, kept)], c[kept], spectrum.quadratic.nonneg)[1]
+        return refit(C[np.ix_(kept, kept)], c[kept], q.nonneg, q.rank_tol)[1]
 
     everything = np.arange(len(both))
     base, top = value(everything[m:]), value(everything)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ._diagnosis_text import ONE_GROUP
 from .plot import BLUE, GREEN, GREY, ORANGE, _plain, require_matplotlib
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ def diagnosis_figure(diagnosis: Diagnosis) -> Figure:
     draws = diagnosis.comparison["random"]
     best = diagnosis.comparison["selection"]["objective"]
     unit = best if best > 0 else 1.0
-    _draw_against(diagnosis, above, 100 * np.array(draws["objectives"]) / unit, "objective", unit / 100)
+    others = {name: diagnosis.comparison[name] for name in MARKS}
+    objectives = {name: 100 * facts["objective"] / unit for name, facts in others.items()}
+    _draw_against(diagnosis, above, 100 * np.array(draws["objectives"]) / unit, objectives)
     above.set_xlabel("objective, % of this selection's  (higher is better)")
     p = diagnosis.problem
     title = f"{len(diagnosis.flags)} flags" if diagnosis.flags else "no flags"
@@ -49,16 +52,14 @@ def diagnosis_figure(diagnosis: Diagnosis) -> Figure:
         fontsize=10,
         loc="left",
     )
-    pairs = max(1, diagnosis.comparison["selection"]["pairs"])
-    _draw_against(
-        diagnosis, below, 100 * np.array(draws["conflicts"]) / max(1, draws["pairs"]), "conflicting_pairs", pairs / 100
-    )
+    conflicts = {name: 100 * facts["conflicting_pairs"] / max(1, facts["pairs"]) for name, facts in others.items()}
+    _draw_against(diagnosis, below, 100 * np.array(draws["conflicts"]) / max(1, draws["pairs"]), conflicts)
     below.set_xlabel("pairs of picks that conflict (negative cosine), %")
     _draw_cosines(diagnosis, right.subplots(1, 1), right)
     return figure
 
 
-def _draw_against(diagnosis: Diagnosis, ax: Axes, draws: FloatArray, key: str, unit: float) -> None:
+def _draw_against(diagnosis: Diagnosis, ax: Axes, draws: FloatArray, marks: dict[str, float]) -> None:
     """A histogram of the random draws and a line for each of the others."""
     from matplotlib.ticker import MaxNLocator
 
@@ -66,7 +67,6 @@ def _draw_against(diagnosis: Diagnosis, ax: Axes, draws: FloatArray, key: str, u
         ax.hist(draws, bins=min(16, max(5, len(draws) // 6)), color=GREY, alpha=0.45, lw=0)
     ax.set_ylabel(f"random draws (of {len(draws)})")
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
-    marks = {name: diagnosis.comparison[name][key] / unit for name in MARKS}
     values = np.array([*marks.values(), *draws])
     low, high = float(values.min()), float(values.max())
     margin = 0.04 * (high - low) or 0.05
@@ -75,6 +75,8 @@ def _draw_against(diagnosis: Diagnosis, ax: Axes, draws: FloatArray, key: str, u
     ax.set_ylim(0, 1.45 * max(1.0, ax.get_ylim()[1]))
     for name, value in marks.items():
         text, colour, style, height = MARKS[name]
+        if name == "per_group" and diagnosis.problem["groups"] < 2:
+            text = ONE_GROUP
         ax.axvline(value, color=colour, ls=style, lw=2)
         right = value <= middle
         ax.annotate(
@@ -129,6 +131,7 @@ def _draw_cosines(diagnosis: Diagnosis, ax: Axes, figure: Any) -> None:
         for text, value in (("inside a group", within), ("between groups", between))
         if value is not None
     ]
-    ax.set_title(
-        "Cosines among the picks, by group\n" + (f"(mean {', '.join(means)})" if means else ""), fontsize=10, loc="left"
-    )
+    if len(present) < 2:
+        means = [f"{diagnosis.cosines['picks']['all']['mean'] or 0.0:+.3f}"]
+    order_of = "by group" if len(present) > 1 else "in the order in which they were picked"
+    ax.set_title(f"Cosines among the picks, {order_of}\n(mean {', '.join(means)})", fontsize=10, loc="left")

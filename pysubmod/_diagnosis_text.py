@@ -13,6 +13,7 @@ __all__ = ["report"]
 
 WIDTH = 110
 LISTED_GROUPS = 12
+ONE_GROUP = "normalised OMP"  # what each group alone is where there is but one
 LOWEST, HIGHEST = "  lowest of each", "  highest of each"
 # key -> (what is printed, the sign of the inequality)
 CERTIFIED = {
@@ -83,7 +84,7 @@ def _comparison(diagnosis: Diagnosis) -> Iterator[str]:
     for name, facts in (
         ("this selection", mine),
         ("top-k by alignment", table["top_k"]),
-        ("each group alone", table["per_group"]),
+        ("each group alone" if diagnosis.problem["groups"] > 1 else ONE_GROUP, table["per_group"]),
     ):
         yield _line(
             name,

@@ -93,7 +93,8 @@ def _of_comparison(facts: Facts) -> Iterator[str]:
             "not overlap, or the quadratic term is too small to matter (if c and K carry a learning rate, solve for "
             "rate times weight instead)."
         )
-    for name, text in (("top_k", "top-k by alignment"), ("per_group", "each group solved alone")):
+    alone = "each group solved alone" if problem["groups"] > 1 else "normalised OMP"
+    for name, text in (("top_k", "top-k by alignment"), ("per_group", alone)):
         other = comparison[name]["objective"]
         if other > mine["objective"] * (1 + SAME) and problem["feasible"]:
             yield (

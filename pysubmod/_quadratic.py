@@ -39,10 +39,13 @@ class Quadratic:
     bounded : bool
         ``c = G t`` exactly, so that no direction of C's null space is rewarded.
     target_norm : float or None
+    rank_tol : float
+        A row is dependent on others when its Schur complement is at most this share of the diagonal (docs/design.md).
     """
 
     def __init__(self, problem: GradientMatching) -> None:
         self._gram = widen(problem._rows.blocks[0], problem._rows.dtype) if problem._is_gram else None
+        self.rank_tol = 1e-10
         self._blocks: list[tuple[npt.NDArray[Any], str]] = []
         self.n = problem.n
         self.ridge, self.nonneg = problem.ridge, problem.nonneg
@@ -51,6 +54,8 @@ class Quadratic:
             squares = np.ascontiguousarray(self._gram.diagonal())
             linear = problem._vector
             norm = problem._target_norm
+            # K's own rounding, amplified by rows at the tolerance, is about eps over the tolerance.
+            self.rank_tol = 4 * float(np.sqrt(np.finfo(problem._rows.blocks[0].dtype).eps))
         else:
             dtypes = problem._rows.dtype.split("+")
             for block in problem._rows.blocks:

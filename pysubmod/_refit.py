@@ -10,11 +10,12 @@ __all__ = ["refit"]
 FloatArray = npt.NDArray[np.float64]
 
 RANK_TOL = 1e-10  # a pivot of the unit-diagonal matrix below it calls the rows dependent, as in the specification
+RANK_TOL_64 = 1e-7  # and above this, C was given in float32
 SIGN_TOL = 1e-12  # weights and multipliers below it, relative to the largest, have no sign
 BACKUPS = 3  # full exchanges that may fail to reduce the violations before single ones take over
 
 
-def refit(C: FloatArray, c: FloatArray, nonneg: bool) -> tuple[FloatArray, float]:
+def refit(C: FloatArray, c: FloatArray, nonneg: bool, rank_tol: float = RANK_TOL) -> tuple[FloatArray, float]:
     """The exact maximum of ``<w, c> - 1/2 w' C w`` over all w, or over w >= 0.
 
     For w >= 0 block principal pivoting (Portugal, Judice and Vicente 1994; Kim and Park 2011): a handful of factors,
@@ -26,6 +27,8 @@ def refit(C: FloatArray, c: FloatArray, nonneg: bool) -> tuple[FloatArray, float
         Symmetric positive semidefinite.
     c : (k,) float64 array
     nonneg : bool
+    rank_tol : float
+        `Quadratic.rank_tol`: what a Schur complement must exceed, relative to the diagonal, to be more than rounding.
 
     Returns
     -------
@@ -46,16 +49,18 @@ def refit(C: FloatArray, c: FloatArray, nonneg: bool) -> tuple[FloatArray, float
     root = np.sqrt(C.diagonal()[seen])
     # Unit diagonal: tolerances then mean the same for long and short rows.
     R, b = C[np.ix_(seen, seen)] / np.multiply.outer(root, root), c[seen] / root
-    x = _pivoting(R, b) if nonneg else _solve(R, b)
+    x = _pivoting(R, b, rank_tol) if nonneg else _solve(R, b, rank_tol)
     if x is None:
         from ._reference import refit_reference  # the specification's rules for dependent rows
 
-        x = refit_reference(R, b, nonneg)[0]  # type: ignore[no-untyped-call]
+        # It reads from the type of C how far C can be trusted.
+        stored = R.astype(np.float32) if rank_tol > RANK_TOL_64 else R
+        x = refit_reference(stored, b, nonneg)[0]  # type: ignore[no-untyped-call]
     w[seen] = x / root
     return w, float(x @ (2 * b - R @ x) / 2)
 
 
-def _solve(R: FloatArray, b: FloatArray) -> FloatArray | None:
+def _solve(R: FloatArray, b: FloatArray, rank_tol: float) -> FloatArray | None:
     """R^-1 b; None where R is singular up to rounding."""
     if not len(b):
         return b
@@ -63,19 +68,19 @@ def _solve(R: FloatArray, b: FloatArray) -> FloatArray | None:
         factor = np.linalg.cholesky(R)
     except np.linalg.LinAlgError:
         return None
-    if factor.diagonal().min() ** 2 <= RANK_TOL:
+    if factor.diagonal().min() ** 2 <= rank_tol:
         return None
     x: FloatArray = np.linalg.solve(factor.T, np.linalg.solve(factor, b))
     return x
 
 
-def _pivoting(R: FloatArray, b: FloatArray) -> FloatArray | None:
+def _pivoting(R: FloatArray, b: FloatArray, rank_tol: float) -> FloatArray | None:
     """The maximum of b'x - 1/2 x'Rx over x >= 0, or None where a factor is singular (or the exchanges do not end)."""
     active = b > 0
     fewest, backups = len(b) + 1, BACKUPS
     for _ in range(50 + 20 * len(b)):
         x = np.zeros(len(b))
-        inner = _solve(R[np.ix_(active, active)], b[active])
+        inner = _solve(R[np.ix_(active, active)], b[active], rank_tol)
         if inner is None:
             return None
         x[active] = inner

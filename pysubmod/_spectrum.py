@@ -93,11 +93,12 @@ class Spectrum:
 
     @property
     def indefinite(self) -> bool:
-        """Whether C certainly has a negative eigenvalue: only where the caller gave K itself."""
+        """Whether C has a negative eigenvalue beyond the rounding of K's type: only where the caller gave K itself."""
         if self.quadratic.has_rows or not self.has_matrix or self.n == 0:
             return False
         smallest, _, slack = self._ends("R")
-        return smallest + slack < 0
+        stored = (self.quadratic.rank_tol / 4) ** 2  # the rounding of K's own type
+        return smallest + slack + 4 * self.n * stored < 0
 
     def low(self, which: str, k: int | None = None) -> Bound:
         """A lower bound on the smallest eigenvalue of every k x k principal submatrix of "R" or "C" (None: of all)."""
@@ -122,7 +123,8 @@ class Spectrum:
             ridge = 0.0  # K's own eigenvalues are at hand, and it may not be quite semidefinite
         how = "ridge" if which == "C" else "ridge over the largest diagonal entry"
         if not self.has_matrix and ridge > 0:
-            how += f" (no eigenvalues: {self.n} rows are more than eigen_limit)"
+            given = "" if self.quadratic.has_rows else "; K taken as positive semidefinite"
+            how += f" (no eigenvalues: {self.n} rows are more than eigen_limit{given})"
         return Bound(ridge if which == "C" else ridge / self.largest * (1 - 4 * EPS), how)
 
     def high(self, which: str, k: int) -> float:

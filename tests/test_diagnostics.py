@@ -512,6 +512,17 @@ def test_per_group_is_normalised_omp_on_each_group():
     assert table["selection"]["objective"] == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("nonneg", [True, False])
+def test_a_float32_gram_matrix_without_full_rank(nonneg):
+    """K's rounding is 1e-7: what it cannot see of c is noise, no unbounded direction."""
+    G = np.random.default_rng(3).normal(size=(30, 4))
+    problem = GradientMatching.from_gram((G @ G.T).astype(np.float32), G @ np.ones(4), nonneg=nonneg, target_norm=2.0)
+    exact = GradientMatching(G, np.ones(4), nonneg=nonneg)
+    diagnosis = diagnose(problem, 12, np.arange(12))
+    assert diagnosis.problem["objective"] == pytest.approx(exact.value(np.arange(12)), rel=1e-4)
+    assert diagnosis.certified["lambda_min"]["value"] == 0.0 and flagged(diagnosis, "no Gram matrix") == 0
+
+
 # ---- flags ----------------------------------------------------------------------------------------------------------
 
 
