@@ -9,6 +9,7 @@ from __future__ import annotations
 from . import datasets
 from .certificate import Certificate, certify
 from .config import estimate_memory, show_config
+from .diagnostics import Diagnosis, diagnose
 from .matroid import PartitionMatroid
 from .omp import omp_partition
 from .problem import GradientMatching
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Certificate",
+    "Diagnosis",
     "GradientMatching",
     "PartitionMatroid",
     "Progress",
@@ -28,6 +30,7 @@ __all__ = [
     "available_methods",
     "certify",
     "datasets",
+    "diagnose",
     "estimate_memory",
     "omp_partition",
     "show_config",

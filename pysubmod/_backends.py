@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 try:
@@ -13,14 +12,7 @@ except ImportError as error:  # pragma: no cover - only a broken installation co
         f"for this Python version. The loader says: {error}"
     ) from error
 
-__all__ = ["core", "cuda_devices", "default_threads"]
-
-
-def default_threads() -> int:
-    """The number of CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+__all__ = ["core", "cuda_devices"]
 
 
 def cuda_devices() -> list[dict[str, Any]] | None:

@@ -39,12 +39,15 @@ class Quadratic:
     bounded : bool
         ``c = G t`` exactly, so that no direction of C's null space is rewarded.
     target_norm : float or None
+    rank_tol : float
+        A row is dependent on others when its Schur complement is at most this share of the diagonal (docs/design.md).
 
     `names` are the caller's numbers of the rows, for messages.
     """
 
     def __init__(self, problem: GradientMatching, names: IndexArray | None = None) -> None:
         self._gram = widen(problem._rows.blocks[0], problem._rows.dtype) if problem._is_gram else None
+        self.rank_tol = 1e-10
         self._blocks: list[tuple[npt.NDArray[Any], str]] = []
         self.n = problem.n
         self.ridge, self.nonneg = problem.ridge, problem.nonneg
@@ -53,6 +56,8 @@ class Quadratic:
             squares = np.ascontiguousarray(self._gram.diagonal())
             linear = problem._vector
             norm = problem._target_norm
+            # K's own rounding, amplified by rows at the tolerance, is about eps over the tolerance.
+            self.rank_tol = 4 * float(np.sqrt(np.finfo(problem._rows.blocks[0].dtype).eps))
         else:
             dtypes = problem._rows.dtype.split("+")
             for block in problem._rows.blocks:
@@ -131,6 +136,19 @@ class Quadratic:
             for start, rows in self._pieces():
                 out[start : start + len(rows)] = rows @ chosen.T
         out[members, np.arange(len(members))] += self.ridge
+        return out
+
+    def block(self, members: IndexArray) -> FloatArray:
+        """C[members, members], from those rows alone."""
+        if "matrix" in self.__dict__:
+            return np.array(self.matrix[np.ix_(members, members)])
+        if self._gram is not None:
+            part = self._gram[np.ix_(members, members)]
+            out = (part + part.T) / 2
+        else:
+            chosen = self.rows(members)
+            out = chosen @ chosen.T
+        out[np.diag_indices(len(members))] = self.diagonal[members]
         return out
 
     def times(self, x: FloatArray) -> FloatArray:

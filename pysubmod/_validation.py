@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-from ._backends import default_threads
 
 __all__ = [
     "Rows",
@@ -27,6 +26,7 @@ __all__ = [
     "as_scalar",
     "as_target",
     "as_threads",
+    "default_threads",
     "widen",
 ]
 
@@ -344,6 +344,13 @@ def as_choice(name: str, value: Any, choices: Sequence[str]) -> str:
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}; got {shown(value)}")
     return value
+
+
+def default_threads() -> int:
+    """The number of CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def as_threads(value: Any) -> int:

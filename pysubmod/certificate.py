@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +15,11 @@ from ._diagonal import EPS, Diagonal, choose_diagonal
 from ._quadratic import Quadratic
 from ._search import tighten
 from ._validation import as_choice, as_indices, as_mask, as_scalar
-from .matroid import PartitionMatroid
-from .problem import GradientMatching
+from .matroid import PartitionMatroid, checked_matroid
 from .result import Selection
+
+if TYPE_CHECKING:
+    from .problem import GradientMatching
 
 __all__ = ["Certificate", "certify"]
 
@@ -160,7 +162,7 @@ def certify(
     Optimal: no feasible selection has a larger objective (proved, up to rounding).
     """
     started = time.perf_counter()
-    matroid = _as_matroid(problem, matroid)
+    matroid = checked_matroid(problem, matroid)
     members, weights = _members(problem, matroid, selection)
     gap = max(as_scalar("gap", gap, minimum=0.0), ROUNDING)
     limit = as_scalar("time_limit", time_limit, minimum=0.0)
@@ -169,16 +171,6 @@ def certify(
     proof = Proof(problem, matroid, mask, members, weights)
     proof.run(gap, started + limit, level)
     return proof.certificate(time.perf_counter() - started)
-
-
-def _as_matroid(problem: GradientMatching, matroid: PartitionMatroid | int) -> PartitionMatroid:
-    if not isinstance(problem, GradientMatching):
-        raise TypeError(f"problem: expected a GradientMatching, got {type(problem).__name__}")
-    if not isinstance(matroid, PartitionMatroid):
-        matroid = PartitionMatroid._cardinality(problem.n, matroid)
-    if matroid.n != problem.n:
-        raise ValueError(f"matroid: has {matroid.n} rows but the problem has {problem.n}")
-    return matroid
 
 
 def _members(problem: GradientMatching, matroid: PartitionMatroid, selection: Any) -> tuple[IndexArray, FloatArray]:

@@ -7,8 +7,8 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
-from ._backends import core, cuda_devices, default_threads
-from ._validation import as_choice, as_threads, is_integer, shown
+from ._backends import core, cuda_devices
+from ._validation import as_choice, as_threads, default_threads, is_integer, shown
 from .solvers.pursuit import RULES
 
 __all__ = ["estimate_memory", "show_config"]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ._validation import as_array, as_groups, as_indices, is_integer, shown, type_name
 
-__all__ = ["PartitionMatroid"]
+__all__ = ["PartitionMatroid", "checked_matroid"]
 
 Label = int | str
 
@@ -101,6 +101,17 @@ class PartitionMatroid:
         groups = zip(self.labels, self.budgets, self.sizes, strict=True)
         text = ", ".join(f"{shown(label)}: {budget}/{size}" for label, budget, size in groups)
         return f"PartitionMatroid(n={self.n}, rank={self.rank}, budget/size {{{text}}})"
+
+
+def checked_matroid(problem: Any, matroid: Any) -> PartitionMatroid:
+    """The matroid of a problem; an int is a plain cardinality."""
+    # By its parts, not by its class: that would import the compiled core, which some who ask here judge.
+    if not all(hasattr(problem, name) for name in ("n", "ridge", "nonneg", "tilt", "_rows")):
+        raise TypeError(f"problem: expected a GradientMatching, got {type_name(problem)}")
+    checked = matroid if isinstance(matroid, PartitionMatroid) else PartitionMatroid._cardinality(problem.n, matroid)
+    if checked.n != problem.n:
+        raise ValueError(f"matroid: has {checked.n} rows but the problem has {problem.n}")
+    return checked
 
 
 def _length(name: str, value: Any) -> int:

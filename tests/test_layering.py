@@ -174,6 +174,16 @@ def imports(path: str, text: str) -> Iterator[str]:
                 yield f"{package}.{name.lstrip('.')}" if name.startswith(".") else name
 
 
+def without_types(text: str) -> str:
+    """The file without what stands under `if TYPE_CHECKING:`, which never runs."""
+
+    class Drop(ast.NodeTransformer):
+        def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
+            return node.orelse if getattr(node.test, "id", "") == "TYPE_CHECKING" else self.generic_visit(node)
+
+    return ast.unparse(Drop().visit(ast.parse(text)))
+
+
 def is_or_is_in(name: str, package: str) -> bool:
     return name == package or name.startswith(package + ".")
 
@@ -193,7 +203,7 @@ def leans_on_core(module: str, files: dict[str, str]) -> list[str]:
 
     The package's own __init__ is left out: importing any module runs it, whatever that module uses.
     """
-    named = {module_name(path): (path, text) for path, text in files.items()}
+    named = {module_name(path): (path, without_types(text)) for path, text in files.items()}
     chains, seen = [[module]], {module}
     while chains:
         chain = chains.pop()
@@ -273,6 +283,8 @@ def test_python_rules_allow(path: str, line: str) -> None:
         ("from . import helper", "from . import _backends", None),
         ("def f():\n    from .helper import g", "import pysubmod._backends", None),
         ("from . import other", "from . import _backends", []),
+        ("if TYPE_CHECKING:\n    from .helper import g", "from . import _backends", []),
+        ("if TYPE_CHECKING:\n    pass\nelse:\n    from .helper import g", "from . import _backends", None),
         ("import numpy as np\nfrom .helper import g", "import numpy as np", []),
     ],
 )

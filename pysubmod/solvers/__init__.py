@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from .._random import as_seed
 from .._validation import as_choice, as_mask
-from ..matroid import PartitionMatroid
+from ..matroid import PartitionMatroid, checked_matroid
 from ..problem import GradientMatching
 from ..result import Selection
 from ._trial import COMMON
@@ -104,15 +104,10 @@ def solve(problem: GradientMatching, matroid: PartitionMatroid | int, method: st
     TypeError, ValueError
         Naming the argument; TypeError for an option that the method does not take.
     """
-    if not isinstance(problem, GradientMatching):
-        raise TypeError(f"problem: expected a GradientMatching, got {type(problem).__name__}")
+    matroid = checked_matroid(problem, matroid)
     solver = METHODS[as_choice("method", method, available_methods())].solver
     if "rule" in options:
         raise TypeError("rule: is what method says; use method=" + ", ".join(map(repr, available_methods())))
-    if not isinstance(matroid, PartitionMatroid):
-        matroid = PartitionMatroid._cardinality(problem.n, matroid)
-    if matroid.n != problem.n:
-        raise ValueError(f"matroid: has {matroid.n} rows but the problem has {problem.n}")
     selection = solver(problem, matroid, **_accepted(method, solver, options))
     selection = replace(selection, config={"method": method} | selection.config)
     return selection._made_from(problem, matroid, as_mask(options.get("candidates"), problem.n))
