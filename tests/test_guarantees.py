@@ -168,7 +168,7 @@ TABLE = [
     ({"rule": "normalized"}, 1, True, lambda x: 1 - np.exp(-x["R2"]), False, "Elenberg"),
     ({"rule": "omp"}, 1, False, lambda x: 1 - np.exp(-x["C2"] / x["M1"]), False, "Elenberg"),
     ({"method": "omp"}, 1, False, lambda x: 1 - np.exp(-x["C2"] / x["M1"]), False, "Elenberg"),
-    ({"method": "grad-match", "rule": "omp"}, 1, True, lambda x: 1 - np.exp(-x["C2"] / x["M1"]), False, "Elenberg"),
+    ({"method": "grad-match", "eps": 0.0}, 1, True, lambda x: 1 - np.exp(-x["C2"] / x["M1"]), False, "Elenberg"),
     ({"method": "stochastic-greedy", "epsilon": 0.2}, 1, True, lambda x: 1 - np.exp(-0.8 * x["R2"]), True, "Khanna"),
     ({"rule": "greedy", "pick": "random"}, 2, True, lambda x: 1 / (1 + x["R"] ** -2), True, "Thiery and Ward"),
     ({"rule": "normalized", "pick": "random"}, 2, True, lambda x: 1 / (1 + x["R"] ** -2), True, "Chen"),
@@ -238,7 +238,6 @@ def test_swap_and_exact_search_have_theirs(numbers):
         ({"rule": "greedy"}, {}, 1, "only 1 of the 2"),
         ({"method": "exact"}, {}, 2, "'exact'"),
         ({"method": "stochastic-greedy"}, {}, 2, "'stochastic-greedy'"),
-        ({"method": "grad-match"}, {}, 2, "'grad-match'"),
         ({"rule": "unheard of"}, {}, 2, "None"),
         *(({"method": name}, {}, 2, f"'{name}'") for name in ("top-k", "craig", "random", "per-group", "relax-round")),
     ],
@@ -246,6 +245,14 @@ def test_swap_and_exact_search_have_theirs(numbers):
 def test_no_guarantee_where_none_holds(numbers, config, stats, k, why):
     found, note = _guarantees(numbers[0], config, stats, k=k, rank=2, n_groups=1)
     assert found == () and note.startswith("None") and why in note
+
+
+def test_weights_of_another_sign_and_filling_up(numbers):
+    spectrum = numbers[0]
+    # GRAD-MATCH selects with w >= 0 whatever the problem says.
+    assert _guarantees(spectrum, {"method": "grad-match"}, {}, k=2, n_groups=1, nonneg=False)[0] == ()
+    # PartitionSel always fills; the pursuit does so only where nothing helps.
+    assert len(_guarantees(spectrum, RANDOM_RAW | {"rule": "omp"}, {"n_filled": 1}, k=2, n_groups=2)[0]) == 1
 
 
 def test_releasing_picks_voids_the_guarantee_under_a_matroid_alone(numbers):
