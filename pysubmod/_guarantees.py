@@ -104,6 +104,11 @@ def _method(config: Mapping[str, Any]) -> str | None:
     return None if method is None else str(method)
 
 
+def _draws(config: Mapping[str, Any]) -> bool:
+    """Whether the rule is a residual random one."""
+    return config.get("pick") == "random" or _method(config) in ("residual-random", "partition-sel")
+
+
 def _masked(candidates: Any, n: Any) -> bool:
     """Whether rows were kept out of the run; its record has their number, or the mask."""
     if candidates is None:
@@ -116,7 +121,7 @@ def _why_no_rule(config: Mapping[str, Any], stats: Mapping[str, Any], n_groups: 
         return "None: the picks come without a record of the rule that made them."
     if np.size(config.get("initial") or ()):
         return "None: rows were given from the start (initial), and the guarantees are for a run from nothing."
-    if stats.get("n_filled"):
+    if stats.get("n_filled") and not _draws(config):  # for a random rule filling up is part of the rule
         return f"None: {stats['n_filled']} picks only fill the budget, and the guarantees are for picks by the rule."
     if config.get("release_zeros") and n_groups > 1:
         return "None: with release_zeros budgets come back, and the guarantees under a matroid are for picks that stay."
@@ -136,11 +141,13 @@ def _of_rule(
     method, rule = _method(config), config.get("rule")
     if method in PURSUITS:
         rule = rule or PURSUITS[method]
+    if method == "grad-match" and nonneg:
+        rule = "omp"  # with w >= 0, which is the problem's own sign then
     if method == "best":
         rule = rule or "normalized"  # where it starts; everything after it only improves
     if method == "partition-sel":
         yield _residual_random("omp", spectrum, rank, "PartitionSel's rule")
-    elif method == "residual-random" or config.get("pick") == "random":
+    elif _draws(config):
         if rule in NAMES:
             yield _residual_random(str(rule), spectrum, rank, f"residual random {NAMES[str(rule)]}")
     elif method == "stochastic-greedy":
