@@ -39,8 +39,8 @@ FloatArray = npt.NDArray[np.float64]
 IndexArray = npt.NDArray[np.int64]
 
 EPS = float(np.finfo(np.float64).eps)
-BARRIER = 0.03  # of the temperature; found by trial: 0.3 and 1 are slower
-TOLERANCE = 3e-6  # relative progress a step, below which a temperature is done
+BARRIER = 0.3  # of the temperature; found by trial
+TOLERANCE = 1e-6  # relative progress a step, below which a temperature is done
 FIRST_COVERS = 600  # a group with at most so many supports is one cluster from the start
 FIRST_BLOCK = 8  # rows of a cluster otherwise
 MOST_NUMBERS = 400_000  # covers times (rows of one) squared, of a merged cluster

@@ -164,7 +164,7 @@ def certify(
     started = time.perf_counter()
     matroid = checked_matroid(problem, matroid)
     members, weights = _members(problem, matroid, selection)
-    gap = max(as_scalar("gap", gap, minimum=0.0), ROUNDING)
+    gap = as_scalar("gap", gap, minimum=0.0)
     limit = as_scalar("time_limit", time_limit, minimum=0.0)
     level = METHODS.index(as_choice("method", method, METHODS))
     mask = as_mask(candidates, problem.n)
@@ -213,6 +213,7 @@ class Proof:
         quadratic = Quadratic(problem._restricted(rows), rows)
         # A zero row adds nothing; one with c_i > 0 (only a Gram matrix can have it) makes the problem unbounded.
         used = np.flatnonzero(quadratic.diagonal > 0)
+        used = used[np.argsort(matroid.codes[rows[used]], kind="stable")]
         self.quadratic, self.used, self.pool = quadratic, used, rows[used]
         self.root = np.sqrt(quadratic.diagonal[used])
         self.width = (quadratic.width or 0) + 2
@@ -263,6 +264,7 @@ class Proof:
 
     def run(self, gap: float, deadline: float, level: int) -> None:
         """Add bounds, the cheap ones first, until the gap is met."""
+        gap = max(gap, ROUNDING)
         norm = self.quadratic.target_norm
         if self.quadratic.bounded and norm is not None:
             self._add("target norm", 0.5 * (norm / self.unit) ** 2 * (1 + (self.width + 8) * EPS))

@@ -62,10 +62,10 @@ class Trial:
         as_choice("device", device, ("auto", "cpu", "cuda"))
         as_threads(n_threads)
         self.problem, self.matroid = problem, matroid
-        self._mask, self._verbose = as_mask(candidates, problem.n), verbose
+        self.mask, self._verbose = as_mask(candidates, problem.n), verbose
         self.n_threads, self.device = n_threads, device
         eligible = matroid.budgets[matroid.codes] > 0
-        self.rows: IndexArray = np.flatnonzero(eligible if self._mask is None else eligible & self._mask)
+        self.rows: IndexArray = np.flatnonzero(eligible if self.mask is None else eligible & self.mask)
         self.codes: IndexArray = matroid.codes[self.rows].astype(np.int64)
         self.budgets = matroid.budgets
         sizes = np.bincount(self.codes, minlength=len(self.budgets))
@@ -75,7 +75,7 @@ class Trial:
     def quadratic(self) -> Quadratic:
         """C and c of the pool alone: other rows are never read. A pool that leaves rows out is copied."""
         # The first pick of a pursuit checks the pool: errors are those of every method, with the caller's row numbers.
-        pursue(self.problem, self.matroid, candidates=self._mask, n_threads=self.n_threads, callback=lambda _: True)
+        pursue(self.problem, self.matroid, candidates=self.mask, n_threads=self.n_threads, callback=lambda _: True)
         with np.errstate(all="ignore"):
             return Quadratic(self.problem._restricted(self.rows))
 
@@ -145,7 +145,7 @@ class Trial:
             report["method_weights"] = np.asarray(weights).tolist()
         names = ("ridge", "tilt", "nonneg", "budgets", "n", "d", "dtype", "version")
         config = {name: judged.config[name] for name in names}
-        config["candidates"] = self.problem.n if self._mask is None else int(self._mask.sum())
+        config["candidates"] = self.problem.n if self.mask is None else int(self.mask.sum())
         if self._verbose:
             self._print(judged)
         return replace(judged, status=why, stats=report, config=config | options)
