@@ -94,6 +94,8 @@ Value named(const std::map<std::string, Value>& names, const std::string& name, 
 const std::map<std::string, Rule> kRules = {
     {"omp", Rule::omp}, {"normalized", Rule::normalized}, {"greedy", Rule::greedy}};
 
+const std::map<std::string, Pick> kPicks = {{"argmax", Pick::argmax}, {"random", Pick::random}};
+
 const char* name_of(Status status) {
     switch (status) {
         case Status::budget:
@@ -145,6 +147,11 @@ Options options_of(const py::dict& given) {
     options.fill = py::cast<bool>(given["fill"]);
     options.release_zeros = py::cast<bool>(given["release_zeros"]);
     options.rule = named(kRules, py::cast<std::string>(given["rule"]), "rule");
+    options.pick = named(kPicks, py::cast<std::string>(given["pick"]), "pick");
+    if (options.pick == Pick::random) {
+        options.seed = py::cast<std::uint64_t>(given["random_state"]);
+        options.signed_ranking = py::cast<std::string>(given["ranking"]) == "signed";
+    }
     return options;
 }
 

@@ -35,6 +35,7 @@ def omp_partition(
     initial: Any = None,
     device: str = "auto",
     n_threads: int | None = None,
+    random_state: Any = None,
     verbose: int = 0,
     callback: Callback | None = None,
 ) -> Selection:
@@ -66,8 +67,10 @@ def omp_partition(
     rule : {"omp", "normalized", "greedy"}, default "omp"
         What ranks the candidates, g being the correlations with the residual: g (\\|g\\| for free weights); the same
         over the row's norm; or the exact gain of the objective.
-    pick : {"argmax"}, default "argmax"
-        How one is taken from the ranking.
+    pick : {"argmax", "random"}, default "argmax"
+        How one is taken from the ranking: the best of all; or any, with the same chance, of the best of every group, as
+        many of a group as it has budget left (the residual random rule, whose expected objective has a guarantee). With
+        `fill` the list is made up to that length with candidates that do not help.
     tilt : float, default 0
         eta of ``c = G t + eta/2 diag(G G')`` (PartitionSel).
     fill : bool, default False
@@ -88,6 +91,8 @@ def omp_partition(
         Where to solve; "auto" is "cpu" in this version.
     n_threads : int, optional
         Threads for this call; default: the CPUs this process may use. The result is the same for any number.
+    random_state : int, NumPy Generator or RandomState, optional
+        The seed of ``pick="random"``; None draws a fresh one. It is in the result's ``config["random_state"]``.
     verbose : int, default 0
         1 prints a line for each pick to stderr.
     callback : callable, optional
@@ -132,6 +137,7 @@ def omp_partition(
         initial=initial,
         device=device,
         n_threads=n_threads,
+        random_state=random_state,
         verbose=verbose,
         callback=callback,
     )

@@ -32,10 +32,14 @@ class CandidateScores {
         ++round_;
     }
 
+    double correlation(Index i) const { return g_[at(i)]; }
+
     Best best(const PartitionMatroid& matroid, Ask ask);
+    Shortlist shortlist(const PartitionMatroid& matroid, Ask ask) const;
 
     // rule = greedy: the Schur complement of row i loses `squared`.
     void lower_schur(Index i, double squared) { schur_[at(i)] -= squared; }
+    // The score of row i is no bound; also where it has none.
     bool is_exact(Index i) const;
     void set_exact(Index i, double score);
 
@@ -44,8 +48,10 @@ class CandidateScores {
     double height(std::size_t i) const;
     double improving_score(std::size_t i) const;
     double unit(std::size_t i, Ask ask) const;
+    void check_finite(std::size_t i) const;
 
     Rule rule_ = Rule::omp;
+    bool signed_ranking_ = false;
     bool nonneg_ = true;
     double rank_tolerance_ = kRankTolerance;
     double scale_ = 0.0;

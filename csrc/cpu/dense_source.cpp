@@ -253,6 +253,11 @@ Best DenseSource::best(const PartitionMatroid& matroid, Ask ask) {
     return scores_.best(matroid, ask);
 }
 
+Shortlist DenseSource::shortlist(const PartitionMatroid& matroid, Ask ask) {
+    if (stale_ || !pending_.empty()) refresh(matroid);
+    return scores_.shortlist(matroid, ask);
+}
+
 // One pass for all that is wanted: the correlations of the rows that may still be taken and, for greedy, the columns of
 // K of the members that came since.
 void DenseSource::refresh(const PartitionMatroid& matroid) {

@@ -34,6 +34,8 @@ class DenseSource {
     double set_weights(std::span<const Index> members, std::span<const double> weights, double scale);
     void correlations(std::span<const Index> rows, std::span<double> out);
     Best best(const PartitionMatroid& matroid, Ask ask);
+    Shortlist shortlist(const PartitionMatroid& matroid, Ask ask);
+    double correlation(Index i) const { return scores_.correlation(i); }
     void mark(Index i, Mark mark) { scores_.mark(i, mark); }
     void clear_barred() { scores_.clear_barred(); }
 

@@ -98,6 +98,11 @@ Best GramSource::best(const PartitionMatroid& matroid, Ask ask) {
     return scores_.best(matroid, ask);
 }
 
+Shortlist GramSource::shortlist(const PartitionMatroid& matroid, Ask ask) {
+    if (stale_) refresh();
+    return scores_.shortlist(matroid, ask);
+}
+
 // g = c - C w, from the rows of K that carry weight, in member order.
 void GramSource::refresh() {
     const std::span<double> g = scores_.correlations();

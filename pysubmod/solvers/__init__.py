@@ -9,11 +9,17 @@ from .._validation import as_choice
 from ..matroid import PartitionMatroid
 from ..problem import GradientMatching
 from ..result import Selection
-from .pursuit import Progress, greedy, normalized_omp, omp
+from .pursuit import Progress, greedy, normalized_omp, omp, partition_sel, residual_random
 
 __all__ = ["Progress", "available_methods", "solve"]
 
-_METHODS: dict[str, Callable[..., Selection]] = {"omp": omp, "omp-normalized": normalized_omp, "greedy": greedy}
+_METHODS: dict[str, Callable[..., Selection]] = {
+    "omp": omp,
+    "omp-normalized": normalized_omp,
+    "greedy": greedy,
+    "residual-random": residual_random,
+    "partition-sel": partition_sel,
+}
 
 
 def available_methods() -> tuple[str, ...]:
@@ -31,11 +37,13 @@ def solve(problem: GradientMatching, matroid: PartitionMatroid | int, method: st
     matroid : PartitionMatroid or int
         Budgets by group; an int is a plain cardinality.
     method : str, default "omp"
-        "omp", "omp-normalized" or "greedy": the pursuit of `omp_partition` with that `rule`. See `available_methods`.
+        "omp", "omp-normalized" or "greedy": the pursuit of `omp_partition` with that `rule`. "residual-random": its
+        ``pick="random"``, by `rule` ("normalized" unless given). "partition-sel": PartitionSel, which draws from raw
+        correlations and always fills; its `ranking` ("relu" or "signed") orders the candidates that do not help, the
+        problem's `tilt` is eta, and the weights are eta times those of the paper. See `available_methods`.
     **options
         The other keywords of `omp_partition`: pick, fill, release_zeros, tol, candidates, initial, device,
-        n_threads, verbose,
-        callback.
+        n_threads, random_state, verbose, callback.
 
     Returns
     -------
@@ -49,7 +57,7 @@ def solve(problem: GradientMatching, matroid: PartitionMatroid | int, method: st
     if not isinstance(problem, GradientMatching):
         raise TypeError(f"problem: expected a GradientMatching, got {type(problem).__name__}")
     solver = _METHODS[as_choice("method", method, available_methods())]
-    if "rule" in options:
+    if "rule" in options and method != "residual-random":
         raise TypeError("rule: is what method says; use method=" + ", ".join(map(repr, available_methods())))
     if not isinstance(matroid, PartitionMatroid):
         matroid = PartitionMatroid._cardinality(problem.n, matroid)

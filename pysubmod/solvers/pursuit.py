@@ -14,14 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 from .._backends import core
+from .._random import as_seed
 from .._validation import as_choice, as_flag, as_indices, as_mask, as_scalar, as_threads, is_integer, shown
 from ..matroid import PartitionMatroid
 from ..problem import GradientMatching
 from ..result import Selection, Status
 
-__all__ = ["RULES", "Progress", "greedy", "normalized_omp", "omp", "pursue"]
+__all__ = ["RULES", "Progress", "greedy", "normalized_omp", "omp", "partition_sel", "pursue", "residual_random"]
 
 RULES = ("omp", "normalized", "greedy")
+PICKS = ("argmax", "random")
+RANKINGS = ("relu", "signed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ def pursue(
     *,
     rule: str = "omp",
     pick: str = "argmax",
+    ranking: str = "relu",
     fill: bool = False,
     release_zeros: bool = False,
     tol: float = 0.0,
@@ -52,19 +56,24 @@ def pursue(
     initial: Any = None,
     device: str = "auto",
     n_threads: int | None = None,
+    random_state: Any = None,
     verbose: int = 0,
     callback: Callback | None = None,
 ) -> Selection:
-    """Run the pursuit; the arguments are those of `pysubmod.omp_partition`."""
+    """Run the pursuit; the arguments are those of `pysubmod.omp_partition`, and the `ranking` of `partition_sel`."""
     started = time.perf_counter()
-    as_choice("pick", pick, ("argmax",))
     _check_device(device)
     options = problem._core_options() | {
         "rule": as_choice("rule", rule, RULES),
+        "pick": as_choice("pick", pick, PICKS),
+        "ranking": as_choice("ranking", ranking, RANKINGS),
+        "random_state": as_seed(random_state) if pick == "random" or random_state is not None else None,
         "tol": as_scalar("tol", tol, minimum=0.0),
         "fill": as_flag("fill", fill),
         "release_zeros": as_flag("release_zeros", release_zeros),
     }
+    if ranking != "relu" and not (pick == "random" and fill):
+        raise ValueError("ranking: orders rows that do not help, which only pick='random' with fill=True draws from")
     if options["tol"] > 0 and problem.route == "gram" and math.isnan(problem._target_norm):
         raise ValueError("tol: the residual is not known from K and c alone; give from_gram(..., target_norm=||t||)")
     mask = as_mask(candidates, problem.n)
@@ -81,7 +90,6 @@ def pursue(
         callback=_listener(callback, verbose),
     )
     config = options | {
-        "pick": pick,
         "budgets": dict(zip(matroid.labels, matroid.budgets.tolist(), strict=True)),
         "n": problem.n,
         "d": problem.d,
@@ -95,6 +103,49 @@ def pursue(
 omp = partial(pursue, rule="omp")
 normalized_omp = partial(pursue, rule="normalized")
 greedy = partial(pursue, rule="greedy")
+
+
+def residual_random(
+    problem: GradientMatching, matroid: PartitionMatroid, *, rule: str = "normalized", **options: Any
+) -> Selection:
+    """Draw each pick uniformly from a heaviest base of the matroid that is left (`omp_partition`'s ``pick="random"``).
+
+    The residual random greedy of Buchbinder, Feldman, Naor and Schwartz (2014), for weakly submodular objectives of
+    Chen, Feldman and Karbasi (2018). With r the rank, gamma_r and beta_r the submodularity ratios, its expected
+    objective is at least gamma_r / (gamma_r + beta_r) of the optimum with exact gains (Thiery and Ward 2022).
+
+    Parameters
+    ----------
+    rule : {"normalized", "omp", "greedy"}
+        The weights of the base: correlations over the rows' norms, raw correlations, or exact gains.
+    **options
+        Those of `omp_partition`; `random_state` repeats a run.
+    """
+    return pursue(problem, matroid, rule=rule, pick="random", **options)
+
+
+def partition_sel(
+    problem: GradientMatching, matroid: PartitionMatroid, *, ranking: str = "relu", **options: Any
+) -> Selection:
+    """PartitionSel (arXiv 2606.07954): every round draws one of the shortlist of all groups; it always fills.
+
+    The paper maximises ``<w, eta s + eta^2/2 diag K> - eta^2/2 w' K w`` over ``w >= 0``. This is solved in the variable
+    ``v = eta * w``, which frees the numbers from a tiny learning rate: the problem's `tilt` is eta, the `weights`
+    returned are v, and w is v / eta.
+
+    Parameters
+    ----------
+    problem : GradientMatching
+        With ``nonneg=True``.
+    ranking : {"relu", "signed"}
+        What orders a group's candidates whose correlation g is not positive: "relu" as the paper has it, max(0, g), so
+        that they tie (the lowest row first); "signed" as its released code, g itself.
+    **options
+        Those of `omp_partition` but rule, pick and fill.
+    """
+    if not problem.nonneg:
+        raise ValueError("problem: partition-sel has weights >= 0; make the problem with nonneg=True")
+    return pursue(problem, matroid, rule="omp", pick="random", fill=True, ranking=ranking, **options)
 
 
 def _selection(

@@ -35,6 +35,7 @@ struct RowBlock {
 };
 
 enum class Rule { omp, normalized, greedy };
+enum class Pick { argmax, random };
 
 enum class Status { budget, tolerance, no_gain, rank_deficient, exhausted, stopped };
 
@@ -46,6 +47,9 @@ struct Options {
     Rule rule = Rule::omp;
     bool fill = false;
     bool release_zeros = false;
+    Pick pick = Pick::argmax;
+    std::uint64_t seed = 0;       // pick = random
+    bool signed_ranking = false;  // pick = random with fill: rank what does not help by signed height, not by index
 };
 
 // What a monitor is told after each pick.
