@@ -37,9 +37,18 @@ void CandidateScores::reset(std::vector<double> c, std::vector<double> diagonal,
     if (!(scale_ <= 1e140))  // its square is the size of the objective
         throw InvalidArgument(std::string(options.tilt != 0.0 ? "tilt" : "c") +
                               ": too large for the lengths of the rows; the objective would leave float64: rescale");
-    g_ = c_;
+    first_scale_ = scale_;
     score_.assign(n, kNever);
+    restart();
+}
+
+void CandidateScores::restart() {
+    const std::size_t n = c_.size();
+    g_ = c_;
+    scale_ = first_scale_;
+    ++round_;
     marks_.assign(n, Mark::none);
+    barred_.clear();
     if (rule_ == Rule::greedy) {
         schur_ = diagonal_;
         exact_.assign(n, 0.0);

@@ -20,6 +20,8 @@ class CandidateScores {
     double linear(Index i) const { return c_[at(i)]; }
     double diagonal(Index i) const { return diagonal_[at(i)]; }
 
+    // Forgets marks, weights and all that `lower_schur` and `set_exact` said.
+    void restart();
     void mark(Index i, Mark mark);
     void clear_barred();
     bool is_selected(Index i) const { return marks_[at(i)] == Mark::selected; }
@@ -54,7 +56,7 @@ class CandidateScores {
     bool signed_ranking_ = false;
     bool nonneg_ = true;
     double rank_tolerance_ = kRankTolerance;
-    double scale_ = 0.0;
+    double first_scale_ = 0.0, scale_ = 0.0;
     std::vector<double> c_, diagonal_, root_;  // root = sqrt(C_ii)
     std::vector<double> g_, score_;
     std::vector<Mark> marks_;

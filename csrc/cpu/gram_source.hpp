@@ -8,6 +8,7 @@
 #include "cpu/dense_source.hpp"
 #include "cpu/kernels.hpp"
 #include "cpu/thread_team.hpp"
+#include "cpu/vectors.hpp"
 #include "pysubmod/source.hpp"
 
 namespace pysubmod::cpu {
@@ -39,6 +40,13 @@ class GramSource {
     void mark(Index i, Mark mark) { scores_.mark(i, mark); }
     void clear_barred() { scores_.clear_barred(); }
 
+    void restart();
+    void columns(std::span<const Index> members, std::span<const Index> rows, std::span<double* const> outs);
+
+    void subtract(std::span<const double> a, std::span<const double* const> xs, std::span<double> y) {
+        subtract_vectors(a, xs, y, team_, all_kernels_);
+    }
+
     void deflate(Index i, std::span<const double> l, double l_end);
     bool is_exact(Index i) const { return scores_.is_exact(i); }
     void set_exact(Index i, double score) { scores_.set_exact(i, score); }
@@ -53,7 +61,8 @@ class GramSource {
     void refresh();
 
     RowBlock gram_;
-    const Kernels& kernels_;
+    const KernelSet& all_kernels_;
+    const Kernels& kernels_;  // of K's type
     ThreadTeam& team_;
     std::size_t n_ = 0;
     double target_norm_;

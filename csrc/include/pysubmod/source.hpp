@@ -40,7 +40,8 @@ struct Shortlist {
 // it.
 template <class S>
 concept Source = requires(S& s, const S& cs, Index i, std::span<const Index> members, std::span<const double> in,
-                          std::span<double> out, const PartitionMatroid& matroid, Mark mark, Ask ask, double x) {
+                          std::span<double> out, const PartitionMatroid& matroid, Mark mark, Ask ask, double x,
+                          std::span<double* const> outs, std::span<const double* const> ins) {
     { cs.scale() } -> std::convertible_to<double>;           // E_0: the unit of every tolerance before the first pick
     { cs.target_norm() } -> std::convertible_to<double>;     // ||t||, or kUnknown
     { cs.rank_tolerance() } -> std::convertible_to<double>;  // kRankTolerance, larger where only K is at hand
@@ -62,6 +63,10 @@ concept Source = requires(S& s, const S& cs, Index i, std::span<const Index> mem
     { cs.correlation(i) } -> std::convertible_to<double>;  // g_i as of the last `best` or `shortlist`
     { s.mark(i, mark) };
     { s.clear_barred() };
+    { s.restart() };  // forgets weights and marks
+    // For swap search: outs[m][j] = K[rows[j], members[m]] for any number of members in ONE pass over the rows.
+    { s.columns(members, members, outs) };
+    { s.subtract(in, ins, out) };  // out -= sum of in[m] * ins[m], long vectors
     // For rule = greedy only.
     {
         s.deflate(i, in, x)
