@@ -471,7 +471,7 @@ def test_tolerance_stops_at_the_first_residual_within_it(problem, place, factor,
 def test_public_names_exist():
     for name in pysubmod.__all__:
         assert hasattr(pysubmod, name)
-    assert set(pysubmod.available_methods()) == set(METHOD.values())
+    assert set(pysubmod.available_methods()) >= set(METHOD.values())
 
 
 # ---- found by search, kept ----------------------------------------------------------------------------------------

@@ -271,6 +271,8 @@ def test_ranking_needs_something_to_rank():
         pysubmod.solve(problem, matroid, "partition-sel", ranking="abs")
     with pytest.raises(ValueError, match="problem: partition-sel has weights >= 0"):
         pysubmod.solve(pysubmod.GradientMatching(*args, nonneg=False), matroid, "partition-sel")
+    with pytest.raises(TypeError, match="fill: is what partition-sel says"):
+        pysubmod.solve(problem, matroid, "partition-sel", fill=True)
     with pytest.raises(TypeError, match="rule: is what method says"):
         pysubmod.solve(problem, matroid, "partition-sel", rule="greedy")
 
