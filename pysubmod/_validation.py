@@ -17,6 +17,7 @@ from ._backends import default_threads
 __all__ = [
     "Rows",
     "as_choice",
+    "as_count",
     "as_flag",
     "as_gram",
     "as_groups",
@@ -344,6 +345,15 @@ def as_choice(name: str, value: Any, choices: Sequence[str]) -> str:
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}; got {shown(value)}")
     return value
+
+
+def as_count(name: str, value: Any) -> int:
+    """Check an integer of at least 0 that 64 bits hold."""
+    if not is_integer(value):
+        raise TypeError(f"{name}: expected an integer, got {shown(value)}")
+    if not 0 <= int(value) < 2**63:
+        raise ValueError(f"{name}: expected an integer of at least 0, got {shown(value)}")
+    return int(value)
 
 
 def as_threads(value: Any) -> int:

@@ -28,6 +28,7 @@ def omp_partition(
     rule: str = "omp",
     pick: str = "argmax",
     tilt: float = 0.0,
+    refine: str | None = None,
     fill: bool = False,
     release_zeros: bool = False,
     tol: float = 0.0,
@@ -73,6 +74,12 @@ def omp_partition(
         `fill` the list is made up to that length with candidates that do not help.
     tilt : float, default 0
         eta of ``c = G t + eta/2 diag(G G')`` (PartitionSel).
+    refine : {"swap"}, optional
+        What improves the pursuit's selection. "swap": picks are exchanged for other rows of their group (and rows are
+        added where budget is left) while that gains more than 1e-9 of the objective. A selection that no single swap
+        improves is within (lambda / (1 + mu))^2 of the optimum, lambda being the smallest eigenvalue of the normalised
+        Gram matrix over twice the rank rows, mu the largest absolute cosine within a group. ``stats`` has ``n_swaps``
+        and ``swap_local_optimum``. Rows that came in stand last; rows of `initial` may leave.
     fill : bool, default False
         When no pick improves the objective, use up the budgets with the best-ranked candidates, at weight 0. They
         are the last
@@ -130,6 +137,7 @@ def omp_partition(
         matroid,
         rule=rule,
         pick=pick,
+        refine=refine,
         fill=fill,
         release_zeros=release_zeros,
         tol=tol,

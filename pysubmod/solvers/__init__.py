@@ -9,7 +9,7 @@ from .._validation import as_choice
 from ..matroid import PartitionMatroid
 from ..problem import GradientMatching
 from ..result import Selection
-from .pursuit import Progress, greedy, normalized_omp, omp, partition_sel, residual_random
+from .pursuit import Progress, greedy, normalized_omp, omp, partition_sel, residual_random, swap
 
 __all__ = ["Progress", "available_methods", "solve"]
 
@@ -19,6 +19,7 @@ _METHODS: dict[str, Callable[..., Selection]] = {
     "greedy": greedy,
     "residual-random": residual_random,
     "partition-sel": partition_sel,
+    "swap": swap,
 }
 
 
@@ -40,10 +41,12 @@ def solve(problem: GradientMatching, matroid: PartitionMatroid | int, method: st
         "omp", "omp-normalized" or "greedy": the pursuit of `omp_partition` with that `rule`. "residual-random": its
         ``pick="random"``, by `rule` ("normalized" unless given). "partition-sel": PartitionSel, which draws from raw
         correlations and always fills; its `ranking` ("relu" or "signed") orders the candidates that do not help, the
-        problem's `tilt` is eta, and the weights are eta times those of the paper. See `available_methods`.
+        problem's `tilt` is eta, and the weights are eta times those of the paper. "swap": "omp-normalized" (from
+        `initial` on, if given) with ``refine="swap"``. See `available_methods`.
     **options
-        The other keywords of `omp_partition`: pick, fill, release_zeros, tol, candidates, initial, device,
-        n_threads, random_state, verbose, callback.
+        The other keywords of `omp_partition`: pick, refine, fill, release_zeros, tol, candidates, initial, device,
+        n_threads, random_state, verbose, callback. With ``refine="swap"`` also `swap_tol` (default 1e-9: a swap has to
+        gain more than this share of the objective) and `max_swaps` (None: no limit).
 
     Returns
     -------

@@ -15,16 +15,18 @@ import numpy.typing as npt
 
 from .._backends import core
 from .._random import as_seed
-from .._validation import as_choice, as_flag, as_indices, as_mask, as_scalar, as_threads, is_integer, shown
+from .._validation import as_choice, as_count, as_flag, as_indices, as_mask, as_scalar, as_threads, is_integer, shown
 from ..matroid import PartitionMatroid
 from ..problem import GradientMatching
 from ..result import Selection, Status
 
-__all__ = ["RULES", "Progress", "greedy", "normalized_omp", "omp", "partition_sel", "pursue", "residual_random"]
+__all__ = ["RULES", "Progress", "greedy", "normalized_omp", "omp", "partition_sel", "pursue", "residual_random", "swap"]
 
 RULES = ("omp", "normalized", "greedy")
 PICKS = ("argmax", "random")
 RANKINGS = ("relu", "signed")
+REFINEMENTS = ("swap",)
+SMALLEST_SWAP_TOL = 1e-12  # below it what a swap gains is rounding
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,9 @@ def pursue(
     rule: str = "omp",
     pick: str = "argmax",
     ranking: str = "relu",
+    refine: str | None = None,
+    swap_tol: float = 1e-9,
+    max_swaps: int | None = None,
     fill: bool = False,
     release_zeros: bool = False,
     tol: float = 0.0,
@@ -60,7 +65,7 @@ def pursue(
     verbose: int = 0,
     callback: Callback | None = None,
 ) -> Selection:
-    """Run the pursuit; the arguments are those of `pysubmod.omp_partition`, and the `ranking` of `partition_sel`."""
+    """Run the pursuit. Arguments: those of `pysubmod.omp_partition`, and what `solvers.solve` says of methods."""
     started = time.perf_counter()
     _check_device(device)
     options = problem._core_options() | {
@@ -69,6 +74,9 @@ def pursue(
         "ranking": as_choice("ranking", ranking, RANKINGS),
         "random_state": as_seed(random_state) if pick == "random" or random_state is not None else None,
         "tol": as_scalar("tol", tol, minimum=0.0),
+        "refine": None if refine is None else as_choice("refine", refine, REFINEMENTS),
+        "swap_tol": as_scalar("swap_tol", swap_tol, minimum=SMALLEST_SWAP_TOL),
+        "max_swaps": None if max_swaps is None else as_count("max_swaps", max_swaps),
         "fill": as_flag("fill", fill),
         "release_zeros": as_flag("release_zeros", release_zeros),
     }
@@ -103,6 +111,7 @@ def pursue(
 omp = partial(pursue, rule="omp")
 normalized_omp = partial(pursue, rule="normalized")
 greedy = partial(pursue, rule="greedy")
+swap = partial(pursue, rule="normalized", refine="swap")
 
 
 def residual_random(
@@ -143,6 +152,9 @@ def partition_sel(
     **options
         Those of `omp_partition` but rule, pick and fill.
     """
+    for name in ("rule", "pick", "fill"):
+        if name in options:
+            raise TypeError(f"{name}: is what partition-sel says; leave it out, or use method='residual-random'")
     if not problem.nonneg:
         raise ValueError("problem: partition-sel has weights >= 0; make the problem with nonneg=True")
     return pursue(problem, matroid, rule="omp", pick="random", fill=True, ranking=ranking, **options)
@@ -155,8 +167,8 @@ def _selection(
 
     norm = float(result["target_norm"])
     known = not math.isnan(norm)
-    in_core = result["seconds_prepare"] + result["seconds_pursuit"]
-    stats = {
+    in_core = result["seconds_prepare"] + result["seconds_pursuit"] + result["seconds_swap"]
+    stats: dict[str, Any] = {
         "route": problem.route,
         "device": "cpu",
         "kernels": core.build_info()["kernels"],
@@ -172,6 +184,9 @@ def _selection(
         "target_norm": norm if known else None,
         "n_filled": result["n_filled"],
     }
+    if config["refine"] is not None:
+        stats["n_swaps"], stats["swap_local_optimum"] = result["n_swaps"], result["swap_local_optimum"]
+        stats["seconds"]["swap"] = result["seconds_swap"]
     return Selection(
         indices=result["indices"],
         weights=result["weights"],

@@ -53,11 +53,12 @@ class Pursuit {
           refit_(refit_settings(source, options.nonneg)),
           path_(source.rank_tolerance()) {}
 
-    Solution run(std::span<const Index> initial) {
+    // With go_on = false nothing is added to `initial`, as if the monitor had said stop.
+    Solution run(std::span<const Index> initial, bool go_on = true) {
         rank_ = matroid_.rank();
         residual_norm_ = source_.target_norm();
         start_from(initial);
-        solution_.status = climb();
+        solution_.status = go_on ? climb() : Status::stopped;
         finish();
         return std::move(solution_);
     }
