@@ -94,6 +94,8 @@ Value named(const std::map<std::string, Value>& names, const std::string& name, 
 const std::map<std::string, Rule> kRules = {
     {"omp", Rule::omp}, {"normalized", Rule::normalized}, {"greedy", Rule::greedy}};
 
+const std::map<std::string, Pick> kPicks = {{"argmax", Pick::argmax}, {"random", Pick::random}};
+
 const char* name_of(Status status) {
     switch (status) {
         case Status::budget:
@@ -145,6 +147,16 @@ Options options_of(const py::dict& given) {
     options.fill = py::cast<bool>(given["fill"]);
     options.release_zeros = py::cast<bool>(given["release_zeros"]);
     options.rule = named(kRules, py::cast<std::string>(given["rule"]), "rule");
+    options.pick = named(kPicks, py::cast<std::string>(given["pick"]), "pick");
+    options.swap = !given["refine"].is_none();
+    if (options.swap) {
+        options.swap_tol = py::cast<double>(given["swap_tol"]);
+        options.max_swaps = given["max_swaps"].is_none() ? -1 : py::cast<Index>(given["max_swaps"]);
+    }
+    if (options.pick == Pick::random) {
+        options.seed = py::cast<std::uint64_t>(given["random_state"]);
+        options.signed_ranking = py::cast<std::string>(given["ranking"]) == "signed";
+    }
     return options;
 }
 
@@ -176,6 +188,9 @@ py::dict solve(const py::list& blocks, const Array<double>& vector, bool is_gram
     out["threads"] = solution.threads;
     out["seconds_prepare"] = solution.seconds_prepare;
     out["seconds_pursuit"] = solution.seconds_pursuit;
+    out["seconds_swap"] = solution.seconds_swap;
+    out["n_swaps"] = solution.n_swaps;
+    out["swap_local_optimum"] = solution.swap_local_optimum;
     return out;
 }
 

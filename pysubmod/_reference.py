@@ -228,9 +228,40 @@ class _Refit:
                 unit[i] /= np.sqrt(max(self.problem.project(P, i)[1], self.problem.rank_tol))
         return score, unit, barred
 
+    def heights(self, rule, ranking, g):
+        """Scores and units of rows that do not help, for `pick="random"` with `fill`."""
+        root = np.ones(len(g)) if rule == "omp" else self.root
+        height = np.divide(self.lift(g), root, out=np.zeros(len(g)), where=root > 0)
+        return height * (ranking == "signed"), self.E * (self.root if rule == "omp" else np.ones(len(g)))
+
+
+def _shortlist(classes, groups, left):
+    """Of each group the best rows, as many as it has budget left, in row order: a heaviest base of what is left.
+
+    `classes` are (which rows, scores, units), the best class first.
+    """
+    rows = []
+    for p, room in enumerate(left):
+        for open_, score, unit in classes:
+            rest = open_ & (groups == p)
+            while rest.any() and room > 0:
+                i = _best(score, unit, rest)
+                rows.append(i)
+                rest[i], room = False, room - 1
+    return sorted(rows)
+
+
+def _draw(rows, seed, counter):
+    """Any of the rows, by number `counter` of the SplitMix64 stream `seed`."""
+    mask = 2**64 - 1
+    x = (seed + (counter + 1) * 0x9E3779B97F4A7C15) & mask
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & mask
+    return rows[((x ^ (x >> 31)) * len(rows)) >> 64]
+
 
 def _pursue(problem, groups, budgets, *, nonneg=True, rule="omp", tol=0.0, candidates=None, initial=None,
-            fill=False, release_zeros=False):  # fmt: skip
+            fill=False, release_zeros=False, pick="argmax", seed=0, ranking="relu"):  # fmt: skip
     n = len(problem.c)
     groups, budgets = np.asarray(groups, int).reshape(n), np.asarray(budgets, int)
     allowed = np.ones(n, bool) if candidates is None else np.asarray(candidates, bool).reshape(n)
@@ -241,6 +272,8 @@ def _pursue(problem, groups, budgets, *, nonneg=True, rule="omp", tol=0.0, candi
 
     if rule not in ("omp", "normalized", "greedy"):
         raise ValueError(f"unknown rule {rule!r}")
+    if pick not in ("argmax", "random") or ranking not in ("relu", "signed"):
+        raise ValueError(f"unknown pick {pick!r} or ranking {ranking!r}")
     if tol > 0 and problem.target_norm is None:
         raise ValueError("tol needs target_norm")
     if len(set(initial)) < len(initial) or (room(initial) < 0).any():
@@ -263,7 +296,7 @@ def _pursue(problem, groups, budgets, *, nonneg=True, rule="omp", tol=0.0, candi
         P, w, g, gain = added or (P, w, g, 0.0)
         record(i, gain)
 
-    status, filling, grew, value = None, False, True, 0.0
+    status, filling, grew, value, n_draws = None, False, True, 0.0, 0
     while status is None:
         if release_zeros and grew:
             S = [j for j in S if j in P]
@@ -282,9 +315,18 @@ def _pursue(problem, groups, budgets, *, nonneg=True, rule="omp", tol=0.0, candi
         else:
             score, unit, barred = refit.scores(rule, S, P, w, g, eligible)
             added = None
-            while added is None and (open_ := (score > 0) & ~barred).any():
-                i = _best(score, unit, open_)
-                added = refit.add(S, P, w, g, i)
+            while added is None and (open_ := (score > 0) & ~barred).any() | (pick == "random" and fill):
+                if pick == "argmax":
+                    i = _best(score, unit, open_)
+                else:
+                    classes = [(open_, score, unit)]
+                    if fill:
+                        classes.append((eligible & ~open_, *refit.heights(rule, ranking, g)))
+                    i = _draw(_shortlist(classes, groups, room(S)), seed, n_draws)
+                    n_draws += 1
+                added = refit.add(S, P, w, g, i) if open_[i] or not nonneg else None
+                if added is None and pick == "random" and fill:
+                    added = P, w, g, 0.0
                 barred[i] = added is None
             if added is not None:
                 P, w, g, gain = added
@@ -319,7 +361,8 @@ def omp_partition_reference(G, target, groups, budgets, *, ridge=0.0, tilt=0.0, 
     budgets : int array (P,)
     ridge, tilt : float
     **options
-        nonneg=True, rule="omp", tol=0.0, fill=False, release_zeros=False: as in docs/design.md;
+        nonneg=True, rule="omp", tol=0.0, fill=False, release_zeros=False, pick="argmax", seed=0, ranking="relu": as
+        in docs/design.md;
         candidates=None: mask of the rows that may be picked; initial=None: rows selected from the start.
 
     Returns

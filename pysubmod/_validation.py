@@ -16,6 +16,7 @@ import numpy.typing as npt
 __all__ = [
     "Rows",
     "as_choice",
+    "as_count",
     "as_flag",
     "as_gram",
     "as_groups",
@@ -351,6 +352,15 @@ def default_threads() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def as_count(name: str, value: Any) -> int:
+    """Check an integer of at least 0 that 64 bits hold."""
+    if not is_integer(value):
+        raise TypeError(f"{name}: expected an integer, got {shown(value)}")
+    if not 0 <= int(value) < 2**63:
+        raise ValueError(f"{name}: expected an integer of at least 0, got {shown(value)}")
+    return int(value)
 
 
 def as_threads(value: Any) -> int:

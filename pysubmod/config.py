@@ -9,7 +9,7 @@ import numpy as np
 
 from ._backends import core, cuda_devices
 from ._validation import as_choice, as_threads, default_threads, is_integer, shown
-from .solvers.pursuit import RULES
+from .solvers.pursuit import REFINEMENTS, RULES
 
 __all__ = ["estimate_memory", "show_config"]
 
@@ -60,7 +60,14 @@ def _item_size(dtype: Any) -> int:
 
 
 def estimate_memory(
-    n: int, d: int, k: int, *, dtype: Any = "float32", rule: str = "omp", n_threads: int | None = None
+    n: int,
+    d: int,
+    k: int,
+    *,
+    dtype: Any = "float32",
+    rule: str = "omp",
+    n_threads: int | None = None,
+    refine: str | None = None,
 ) -> dict[str, int]:
     """Estimate the memory of ``omp_partition`` in bytes.
 
@@ -74,6 +81,8 @@ def estimate_memory(
         "greedy" keeps n x k float64 numbers more.
     n_threads : int, optional
         Default: the CPUs this process may use.
+    refine : {"swap"}, optional
+        "swap" keeps up to 6 n x k float64 numbers more.
 
     Returns
     -------
@@ -82,6 +91,8 @@ def estimate_memory(
         at most; rows that are not contiguous are packed in small pieces, which is counted), ``total``.
     """
     as_choice("rule", rule, RULES)
+    if refine is not None:
+        as_choice("refine", refine, REFINEMENTS)
     threads = as_threads(n_threads)
     for name, value in (("n", n), ("d", d), ("k", k)):
         if not is_integer(value) or value < 0:
@@ -93,5 +104,7 @@ def estimate_memory(
     factor = 4 * 8 * k * (k + 1) // 2  # Gram and Cholesky triangles, with room to grow
     packing = threads * 640 * 1024
     greedy = 8 * (n * k + 2 * n) + factor if rule == "greedy" else 0
-    solver = by_row + by_column + factor + packing + greedy
+    # Columns at the members, those read ahead, coefficients, and a second table where members are idle.
+    swap = 8 * n * (6 * k + 16) + threads * 12 * 1024 * k + 4 * factor if refine is not None else 0
+    solver = by_row + by_column + factor + packing + greedy + swap
     return {"gradients": n * d * item, "solver": solver, "total": n * d * item + solver}

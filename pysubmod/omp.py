@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from ._validation import as_groups, as_mask
 from .matroid import PartitionMatroid
 from .problem import GradientMatching
 from .result import Selection
+from .solvers import solve
 from .solvers.pursuit import Callback, pursue
 
 __all__ = ["omp_partition"]
@@ -28,6 +30,7 @@ def omp_partition(
     rule: str = "omp",
     pick: str = "argmax",
     tilt: float = 0.0,
+    refine: str | None = None,
     fill: bool = False,
     release_zeros: bool = False,
     tol: float = 0.0,
@@ -35,6 +38,7 @@ def omp_partition(
     initial: Any = None,
     device: str = "auto",
     n_threads: int | None = None,
+    random_state: Any = None,
     verbose: int = 0,
     callback: Callback | None = None,
 ) -> Selection:
@@ -66,10 +70,20 @@ def omp_partition(
     rule : {"omp", "normalized", "greedy"}, default "omp"
         What ranks the candidates, g being the correlations with the residual: g (\\|g\\| for free weights); the same
         over the row's norm; or the exact gain of the objective.
-    pick : {"argmax"}, default "argmax"
-        How one is taken from the ranking.
+    pick : {"argmax", "random"}, default "argmax"
+        How one is taken from the ranking: the best of all; or any, with the same chance, of the best of every group, as
+        many of a group as it has budget left (the residual random rule, whose expected objective has a guarantee). With
+        `fill` the list is made up to that length with candidates that do not help.
     tilt : float, default 0
         eta of ``c = G t + eta/2 diag(G G')`` (PartitionSel).
+    refine : {"swap", "best"}, optional
+        What improves the pursuit's selection. "swap": picks are exchanged for other rows of their group (and rows are
+        added where budget is left) while that gains more than 1e-9 of the objective. A selection that no single swap
+        improves is within (lambda / (1 + mu))^2 of the optimum, lambda being the smallest eigenvalue of the normalised
+        Gram matrix over twice the rank rows, mu the largest absolute cosine within a group. ``stats`` has ``n_swaps``
+        and ``swap_local_optimum``. Rows that came in stand last; rows of `initial` may leave. "best": the method of that
+        name (`solve`), which rounds a relaxation as well and brings a bound, ``stats["upper"]``; it makes its own way, so
+        rule, pick, fill, release_zeros, tol, initial and callback must be left out.
     fill : bool, default False
         When no pick improves the objective, use up the budgets with the best-ranked candidates, at weight 0. They
         are the last
@@ -88,6 +102,8 @@ def omp_partition(
         Where to solve; "auto" is "cpu" in this version.
     n_threads : int, optional
         Threads for this call; default: the CPUs this process may use. The result is the same for any number.
+    random_state : int, NumPy Generator or RandomState, optional
+        The seed of ``pick="random"``; None draws a fresh one. It is in the result's ``config["random_state"]``.
     verbose : int, default 0
         1 prints a line for each pick to stderr.
     callback : callable, optional
@@ -120,11 +136,17 @@ def omp_partition(
     problem = GradientMatching(G, target, ridge=ridge, nonneg=nonneg, tilt=tilt)
     mask = as_mask(candidates, problem.n)
     matroid = _matroid(G, problem, budgets, groups, mask)
+    if refine == "best":
+        options = {"rule": rule, "pick": pick, "tol": tol, "initial": initial, "callback": callback}
+        _nothing_else(options | {"fill": fill, "release_zeros": release_zeros})
+        own: dict[str, Any] = {"candidates": mask, "device": device, "n_threads": n_threads, "verbose": verbose}
+        return solve(problem, matroid, "best", random_state=random_state, **own)
     selection = pursue(
         problem,
         matroid,
         rule=rule,
         pick=pick,
+        refine=refine,
         fill=fill,
         release_zeros=release_zeros,
         tol=tol,
@@ -132,10 +154,18 @@ def omp_partition(
         initial=initial,
         device=device,
         n_threads=n_threads,
+        random_state=random_state,
         verbose=verbose,
         callback=callback,
     )
     return selection._made_from(problem, matroid, mask)
+
+
+def _nothing_else(options: dict[str, Any]) -> None:
+    default = inspect.signature(omp_partition).parameters
+    for name, value in options.items():
+        if value is not default[name].default and value != default[name].default:
+            raise ValueError(f"{name}: refine='best' makes its own way; leave {name} out, or use refine='swap'")
 
 
 def _matroid(

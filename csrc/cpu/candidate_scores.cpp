@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <queue>
 #include <string>
+#include <unordered_set>
 #include <utility>
 
 #include "pysubmod/error.hpp"
@@ -18,6 +21,7 @@ void CandidateScores::reset(std::vector<double> c, std::vector<double> diagonal,
     c_ = std::move(c);
     diagonal_ = std::move(diagonal);
     rule_ = options.rule;
+    signed_ranking_ = options.signed_ranking;
     nonneg_ = options.nonneg;
     const std::size_t n = c_.size();
     root_.resize(n);
@@ -33,9 +37,18 @@ void CandidateScores::reset(std::vector<double> c, std::vector<double> diagonal,
     if (!(scale_ <= 1e140))  // its square is the size of the objective
         throw InvalidArgument(std::string(options.tilt != 0.0 ? "tilt" : "c") +
                               ": too large for the lengths of the rows; the objective would leave float64: rescale");
-    g_ = c_;
+    first_scale_ = scale_;
     score_.assign(n, kNever);
+    restart();
+}
+
+void CandidateScores::restart() {
+    const std::size_t n = c_.size();
+    g_ = c_;
+    scale_ = first_scale_;
+    ++round_;
     marks_.assign(n, Mark::none);
+    barred_.clear();
     if (rule_ == Rule::greedy) {
         schur_ = diagonal_;
         exact_.assign(n, 0.0);
@@ -62,6 +75,7 @@ void CandidateScores::set_exact(Index i, double score) {
 double CandidateScores::height(std::size_t i) const { return nonneg_ ? g_[i] : std::abs(g_[i]); }
 
 bool CandidateScores::is_exact(Index i) const {
+    if (marks_[at(i)] == Mark::barred || improving_score(at(i)) == kNever) return true;
     return exact_round_[at(i)] == round_ || (!nonneg_ && schur_[at(i)] > rank_tolerance_ * diagonal_[at(i)]);
 }
 
@@ -84,6 +98,12 @@ double CandidateScores::unit(std::size_t i, Ask ask) const {
     return scale_ * std::sqrt(diagonal_[i] / std::max(schur_[i], rank_tolerance_ * diagonal_[i]));
 }
 
+void CandidateScores::check_finite(std::size_t i) const {
+    if (!std::isfinite(g_[i]))
+        throw InvalidArgument("G: row " + std::to_string(i) +
+                              " is no longer finite; it must not change during a solve");
+}
+
 Best CandidateScores::best(const PartitionMatroid& matroid, Ask ask) {
     Best best;
     const std::size_t n = g_.size();
@@ -91,9 +111,7 @@ Best CandidateScores::best(const PartitionMatroid& matroid, Ask ask) {
     for (std::size_t i = 0; i < n; ++i) {
         score_[i] = kNever;
         if (marks_[i] == Mark::selected || !matroid.may_take(static_cast<Index>(i))) continue;
-        if (!std::isfinite(g_[i]))
-            throw InvalidArgument("G: row " + std::to_string(i) +
-                                  " is no longer finite; it must not change during a solve");
+        check_finite(i);
         if (ask == Ask::any)
             score_[i] = height(i);
         else if (marks_[i] == Mark::barred)
@@ -111,6 +129,82 @@ Best CandidateScores::best(const PartitionMatroid& matroid, Ask ask) {
         break;
     }
     return best;
+}
+
+namespace {
+
+struct Ranked {
+    std::int32_t group;
+    bool helps;
+    Index row;
+    double surely, at_most;  // the score, less and plus what rounding may be
+};
+
+// Appends `count` rows of [begin, end), each the one that `best` would give if those before it were gone. As rows
+// leave, the bar that `best` sets can only fall: whoever clears it once waits in a heap, lowest row on top.
+void append_best(std::vector<Ranked>::iterator begin, std::vector<Ranked>::iterator end, std::size_t count,
+                 std::vector<Index>& out) {
+    if (static_cast<std::size_t>(end - begin) <= count) {
+        for (; begin != end; ++begin) out.push_back(begin->row);
+        return;
+    }
+    std::sort(begin, end, [](const Ranked& a, const Ranked& b) { return a.surely > b.surely; });
+    std::vector<Ranked> by_most(begin, end);
+    std::sort(by_most.begin(), by_most.end(), [](const Ranked& a, const Ranked& b) { return a.at_most > b.at_most; });
+    std::priority_queue<Index, std::vector<Index>, std::greater<>> waiting;
+    std::unordered_set<Index> taken;
+    auto next = by_most.begin();
+    while (count > 0 && begin != end) {
+        if (taken.count(begin->row) > 0) {
+            ++begin;
+            continue;
+        }
+        for (; next != by_most.end() && next->at_most >= begin->surely; ++next) waiting.push(next->row);
+        taken.insert(waiting.top());
+        out.push_back(waiting.top());
+        waiting.pop();
+        --count;
+    }
+}
+
+}  // namespace
+
+Shortlist CandidateScores::shortlist(const PartitionMatroid& matroid, Ask ask) const {
+    Shortlist list;
+    std::vector<Ranked> ranked;
+    for (std::size_t i = 0; i < g_.size(); ++i) {
+        const auto row = static_cast<Index>(i);
+        if (marks_[i] == Mark::selected || !matroid.may_take(row)) continue;
+        check_finite(i);
+        const bool barred = marks_[i] == Mark::barred;
+        double score = barred ? kNever : improving_score(i);
+        const bool helps = score > kNever;
+        double slack = helps ? kScoreTolerance * unit(i, Ask::improving) : 0.0;
+        list.saw_barred = list.saw_barred || barred;
+        if (!helps && ask == Ask::improving) continue;
+        if (!helps) {  // the lowest row first, unless signed heights decide
+            const bool raw = rule_ == Rule::omp;
+            score = !signed_ranking_ ? 0.0 : raw ? height(i) : root_[i] > 0.0 ? height(i) / root_[i] : 0.0;
+            slack = kScoreTolerance * scale_ * (raw ? root_[i] : 1.0);
+        }
+        ranked.push_back({matroid.group(row), helps, row, score - slack, score + slack});
+    }
+    std::stable_sort(ranked.begin(), ranked.end(), [](const Ranked& a, const Ranked& b) {
+        return a.group != b.group ? a.group < b.group : a.helps && !b.helps;
+    });
+    std::int32_t group = -1;
+    std::size_t left = 0;
+    for (auto begin = ranked.begin(), end = begin; begin != ranked.end(); begin = end) {
+        if (begin->group != group) left = at(matroid.budget_left(begin->group));
+        group = begin->group;
+        end = std::find_if(begin, ranked.end(),
+                           [&](const Ranked& x) { return x.group != group || x.helps != begin->helps; });
+        const std::size_t before = list.rows.size();
+        append_best(begin, end, left, list.rows);
+        left -= list.rows.size() - before;
+    }
+    std::sort(list.rows.begin(), list.rows.end());
+    return list;
 }
 
 }  // namespace pysubmod::cpu

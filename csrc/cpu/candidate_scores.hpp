@@ -20,6 +20,8 @@ class CandidateScores {
     double linear(Index i) const { return c_[at(i)]; }
     double diagonal(Index i) const { return diagonal_[at(i)]; }
 
+    // Forgets marks, weights and all that `lower_schur` and `set_exact` said.
+    void restart();
     void mark(Index i, Mark mark);
     void clear_barred();
     bool is_selected(Index i) const { return marks_[at(i)] == Mark::selected; }
@@ -32,10 +34,14 @@ class CandidateScores {
         ++round_;
     }
 
+    double correlation(Index i) const { return g_[at(i)]; }
+
     Best best(const PartitionMatroid& matroid, Ask ask);
+    Shortlist shortlist(const PartitionMatroid& matroid, Ask ask) const;
 
     // rule = greedy: the Schur complement of row i loses `squared`.
     void lower_schur(Index i, double squared) { schur_[at(i)] -= squared; }
+    // The score of row i is no bound; also where it has none.
     bool is_exact(Index i) const;
     void set_exact(Index i, double score);
 
@@ -44,11 +50,13 @@ class CandidateScores {
     double height(std::size_t i) const;
     double improving_score(std::size_t i) const;
     double unit(std::size_t i, Ask ask) const;
+    void check_finite(std::size_t i) const;
 
     Rule rule_ = Rule::omp;
+    bool signed_ranking_ = false;
     bool nonneg_ = true;
     double rank_tolerance_ = kRankTolerance;
-    double scale_ = 0.0;
+    double first_scale_ = 0.0, scale_ = 0.0;
     std::vector<double> c_, diagonal_, root_;  // root = sqrt(C_ii)
     std::vector<double> g_, score_;
     std::vector<Mark> marks_;

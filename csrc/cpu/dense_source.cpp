@@ -133,13 +133,29 @@ void DenseSource::gather(std::span<const Index> rows, std::size_t column, std::s
     }
 }
 
-// Lane sums of one tile, all vectors xs, in work.lanes[v][row][lane].
-void DenseSource::multiply_tile(std::span<const Index> rows, std::span<const double* const> xs, Workspace& work) {
-    work.lanes.assign(xs.size() * kTile * kLanes, 0.0);
+void DenseSource::point_to(const Factors& factors, std::size_t column, std::size_t m, Workspace& work) const {
+    work.xs.clear();
+    for (const double* vector : factors.vectors) work.xs.push_back(vector ? vector + column : nullptr);
+    work.widened.resize(factors.rows.size() * m);
+    for (std::size_t v = 0; v < factors.rows.size(); ++v) {
+        const std::byte* pointer = nullptr;
+        gather(factors.rows.subspan(v, 1), column, m, work, &pointer);
+        double* x = work.widened.data() + v * m;
+        kernels_.by_type[static_cast<std::size_t>(locate(factors.rows[v]).block->storage)].widen(pointer, x, m);
+        work.xs.push_back(x);
+    }
+}
+
+// Lane sums of one tile, all factors, in work.lanes[v][row][lane].
+void DenseSource::multiply_tile(std::span<const Index> rows, const Factors& factors, Workspace& work) {
+    work.lanes.assign(factors.size() * kTile * kLanes, 0.0);
     const std::byte* pointers[kTile];
-    for (std::size_t column = 0; column < d_; column += chunk_) {
-        const std::size_t m = std::min(chunk_, d_ - column);
+    const std::size_t chunk = factors.rows.empty() ? chunk_ : std::min(chunk_, kWidenedChunk);
+    for (std::size_t column = 0; column < d_; column += chunk) {
+        const std::size_t m = std::min(chunk, d_ - column);
+        point_to(factors, column, m, work);
         gather(rows, column, m, work, pointers);
+        const bool squares = std::find(work.xs.begin(), work.xs.end(), nullptr) != work.xs.end();
         for (std::size_t r = 0; r < rows.size();) {
             // Rows at once must share a storage type.
             const Storage type = locate(rows[r]).block->storage;
@@ -147,10 +163,13 @@ void DenseSource::multiply_tile(std::span<const Index> rows, std::span<const dou
             while (count < kRowsAtOnce && r + count < rows.size() && locate(rows[r + count]).block->storage == type)
                 ++count;
             const Kernels& kernels = kernels_.by_type[static_cast<std::size_t>(type)];
-            for (std::size_t v = 0; v < xs.size(); ++v) {
+            if (!squares)
+                kernels.accumulate_many(pointers + r, count, work.xs.data(), work.xs.size(), m,
+                                        work.lanes.data() + r * kLanes, kTile);
+            for (std::size_t v = 0; squares && v < work.xs.size(); ++v) {
                 double* lanes = work.lanes.data() + (v * kTile + r) * kLanes;
-                if (xs[v])
-                    kernels.accumulate(pointers + r, count, xs[v] + column, m, lanes);
+                if (work.xs[v])
+                    kernels.accumulate(pointers + r, count, work.xs[v], m, lanes);
                 else
                     kernels.accumulate_squares(pointers + r, count, m, lanes);
             }
@@ -159,8 +178,7 @@ void DenseSource::multiply_tile(std::span<const Index> rows, std::span<const dou
     }
 }
 
-void DenseSource::multiply(std::span<const Index> rows, std::span<const double* const> xs,
-                           std::span<double* const> outs) {
+void DenseSource::multiply(std::span<const Index> rows, const Factors& factors, std::span<double* const> outs) {
     // Short lists in small tiles, so that there is work for every thread.
     const std::size_t share = rows.size() / (4 * at(team_.size())) / kRowsAtOnce * kRowsAtOnce;
     const std::size_t tile_rows = std::clamp(share, kRowsAtOnce, kTile);
@@ -171,8 +189,8 @@ void DenseSource::multiply(std::span<const Index> rows, std::span<const double* 
         const std::size_t begin = at(tile) * tile_rows;
         const std::size_t count = std::min(tile_rows, rows.size() - begin);
         Workspace& work = workspaces_[static_cast<std::size_t>(worker)];
-        multiply_tile(rows.subspan(begin, count), xs, work);
-        for (std::size_t v = 0; v < xs.size(); ++v)
+        multiply_tile(rows.subspan(begin, count), factors, work);
+        for (std::size_t v = 0; v < factors.size(); ++v)
             for (std::size_t r = 0; r < count; ++r)
                 outs[v][begin + r] = join_lanes(work.lanes.data() + (v * kTile + r) * kLanes);
     });
@@ -253,6 +271,11 @@ Best DenseSource::best(const PartitionMatroid& matroid, Ask ask) {
     return scores_.best(matroid, ask);
 }
 
+Shortlist DenseSource::shortlist(const PartitionMatroid& matroid, Ask ask) {
+    if (stale_ || !pending_.empty()) refresh(matroid);
+    return scores_.shortlist(matroid, ask);
+}
+
 // One pass for all that is wanted: the correlations of the rows that may still be taken and, for greedy, the columns of
 // K of the members that came since.
 void DenseSource::refresh(const PartitionMatroid& matroid) {
@@ -277,6 +300,21 @@ void DenseSource::refresh(const PartitionMatroid& matroid) {
     }
     if (!pending_.empty()) apply_columns(eligible_, std::span(products).subspan(1));
     stale_ = false;
+}
+
+void DenseSource::restart() {
+    residual_.assign(target_.begin(), target_.end());
+    for (const Index i : weighted_) weight_of_[at(i)] = 0.0;
+    weighted_.clear();
+    pending_.clear();
+    deflated_.clear();
+    stale_ = false;
+    scores_.restart();
+}
+
+void DenseSource::columns(std::span<const Index> members, std::span<const Index> rows, std::span<double* const> outs) {
+    multiply(rows, Factors{{}, members}, outs);
+    ++passes_;
 }
 
 void DenseSource::deflate(Index i, std::span<const double> l, double l_end) {

@@ -7,6 +7,7 @@
 #include "cpu/candidate_scores.hpp"
 #include "cpu/kernels.hpp"
 #include "cpu/thread_team.hpp"
+#include "cpu/vectors.hpp"
 #include "pysubmod/source.hpp"
 
 namespace pysubmod::cpu {
@@ -34,8 +35,17 @@ class DenseSource {
     double set_weights(std::span<const Index> members, std::span<const double> weights, double scale);
     void correlations(std::span<const Index> rows, std::span<double> out);
     Best best(const PartitionMatroid& matroid, Ask ask);
+    Shortlist shortlist(const PartitionMatroid& matroid, Ask ask);
+    double correlation(Index i) const { return scores_.correlation(i); }
     void mark(Index i, Mark mark) { scores_.mark(i, mark); }
     void clear_barred() { scores_.clear_barred(); }
+
+    void restart();
+    void columns(std::span<const Index> members, std::span<const Index> rows, std::span<double* const> outs);
+
+    void subtract(std::span<const double> a, std::span<const double* const> xs, std::span<double> y) {
+        subtract_vectors(a, xs, y, team_, kernels_);
+    }
 
     void deflate(Index i, std::span<const double> l, double l_end);
     bool is_exact(Index i) const { return scores_.is_exact(i); }
@@ -48,7 +58,8 @@ class DenseSource {
     // Columns read at a time, so that x stays in the nearest caches; fewer where rows must be packed first.
     static constexpr std::size_t kChunk = 4096;
     static constexpr std::size_t kPackedChunk = 1024;
-    static constexpr std::size_t kTile = 64;  // rows to a task at most
+    static constexpr std::size_t kWidenedChunk = 1024;  // 64 rows as factors: 512 KB
+    static constexpr std::size_t kTile = 64;            // rows to a task at most
     // Bytes; the odd line keeps rows out of each other's cache sets.
     static constexpr std::size_t kPackedRow = kPackedChunk * 8 + 64;
 
@@ -57,7 +68,8 @@ class DenseSource {
         const std::byte* data;
     };
     struct Workspace {
-        std::vector<double> lanes;
+        std::vector<double> lanes, widened;
+        std::vector<const double*> xs;
         std::vector<std::byte> packed;
     };
     struct PendingColumn {
@@ -73,9 +85,21 @@ class DenseSource {
     void refresh(const PartitionMatroid& matroid);
     void apply_columns(std::span<const Index> rows, std::span<const std::vector<double>> columns);
 
-    // outs[v][j] = <row rows[j], xs[v]>; xs[v] = nullptr means the row with itself. The only loop over the data.
-    void multiply(std::span<const Index> rows, std::span<const double* const> xs, std::span<double* const> outs);
-    void multiply_tile(std::span<const Index> rows, std::span<const double* const> xs, Workspace& work);
+    // What rows are multiplied by: vectors of length d (nullptr: each row by itself), or rows of G, widened a piece at
+    // a time.
+    struct Factors {
+        std::span<const double* const> vectors;
+        std::span<const Index> rows;
+        std::size_t size() const { return vectors.size() + rows.size(); }
+    };
+    // outs[v][j] = <row rows[j], factor v>. The only loop over the data.
+    void multiply(std::span<const Index> rows, const Factors& factors, std::span<double* const> outs);
+    void multiply(std::span<const Index> rows, std::span<const double* const> xs, std::span<double* const> outs) {
+        multiply(rows, Factors{xs, {}}, outs);
+    }
+    void multiply_tile(std::span<const Index> rows, const Factors& factors, Workspace& work);
+    // The factors from this column on, m entries.
+    void point_to(const Factors& factors, std::size_t column, std::size_t m, Workspace& work) const;
     void widen_row(Index i, std::vector<double>& out);
     // out = from - sum of x[m] * row members[m].
     void subtract_rows(std::span<const double> from, std::span<const Index> members, std::span<const double> x,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <string>
 
 #include "pysubmod/error.hpp"
@@ -17,6 +18,7 @@ std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 GramSource::GramSource(const RowBlock& gram, std::span<const double> linear, double target_norm,
                        std::span<const Index> pool, const Options& options, ThreadTeam& team, const KernelSet& kernels)
     : gram_(gram),
+      all_kernels_(kernels),
       kernels_(kernels.by_type[static_cast<std::size_t>(gram.storage)]),
       team_(team),
       n_(linear.size()),
@@ -52,9 +54,15 @@ void GramSource::check(std::span<const Index> pool) {
 }
 
 double GramSource::entry(Index i, Index j) const {
-    double x = 0.0;
-    kernels_.widen(row(i) + at(j) * item_size(gram_.storage), &x, 1);
-    return x;
+    const std::byte* from = row(i) + at(j) * item_size(gram_.storage);
+    if (gram_.storage == Storage::float64) {
+        double x;
+        std::memcpy(&x, from, sizeof x);
+        return x;
+    }
+    float x;
+    std::memcpy(&x, from, sizeof x);
+    return static_cast<double>(x);
 }
 
 void GramSource::gram_row(Index i, std::span<const Index> members, std::span<double> out) {
@@ -98,6 +106,11 @@ Best GramSource::best(const PartitionMatroid& matroid, Ask ask) {
     return scores_.best(matroid, ask);
 }
 
+Shortlist GramSource::shortlist(const PartitionMatroid& matroid, Ask ask) {
+    if (stale_) refresh();
+    return scores_.shortlist(matroid, ask);
+}
+
 // g = c - C w, from the rows of K that carry weight, in member order.
 void GramSource::refresh() {
     const std::span<double> g = scores_.correlations();
@@ -113,6 +126,23 @@ void GramSource::refresh() {
     });
     for (std::size_t a = 0; a < weighted_.size(); ++a) g[at(weighted_[a])] -= ridge_ * weights_[a];
     stale_ = false;
+}
+
+void GramSource::restart() {
+    weighted_.clear();
+    weights_.clear();
+    deflated_.clear();
+    stale_ = false;
+    scores_.restart();
+}
+
+void GramSource::columns(std::span<const Index> members, std::span<const Index> rows, std::span<double* const> outs) {
+    for (std::size_t m = 0; m < members.size(); ++m) {
+        kernels_.widen(row(members[m]), wide_row_.data(), n_);
+        for (std::size_t j = 0; j < rows.size(); ++j) outs[m][j] = wide_row_[at(rows[j])];
+    }
+    bytes_read_ += static_cast<double>(members.size() * n_ * item_size(gram_.storage));
+    ++passes_;
 }
 
 void GramSource::deflate(Index i, std::span<const double> l, double l_end) {

@@ -8,6 +8,7 @@
 #include "cpu/dense_source.hpp"
 #include "cpu/kernels.hpp"
 #include "cpu/thread_team.hpp"
+#include "cpu/vectors.hpp"
 #include "pysubmod/source.hpp"
 
 namespace pysubmod::cpu {
@@ -34,8 +35,17 @@ class GramSource {
     double set_weights(std::span<const Index> members, std::span<const double> weights, double scale);
     void correlations(std::span<const Index> rows, std::span<double> out);
     Best best(const PartitionMatroid& matroid, Ask ask);
+    Shortlist shortlist(const PartitionMatroid& matroid, Ask ask);
+    double correlation(Index i) const { return scores_.correlation(i); }
     void mark(Index i, Mark mark) { scores_.mark(i, mark); }
     void clear_barred() { scores_.clear_barred(); }
+
+    void restart();
+    void columns(std::span<const Index> members, std::span<const Index> rows, std::span<double* const> outs);
+
+    void subtract(std::span<const double> a, std::span<const double* const> xs, std::span<double> y) {
+        subtract_vectors(a, xs, y, team_, all_kernels_);
+    }
 
     void deflate(Index i, std::span<const double> l, double l_end);
     bool is_exact(Index i) const { return scores_.is_exact(i); }
@@ -51,7 +61,8 @@ class GramSource {
     void refresh();
 
     RowBlock gram_;
-    const Kernels& kernels_;
+    const KernelSet& all_kernels_;
+    const Kernels& kernels_;  // of K's type
     ThreadTeam& team_;
     std::size_t n_ = 0;
     double target_norm_;

@@ -25,7 +25,11 @@ inline constexpr std::size_t kRowsAtOnce = 4;
 struct Kernels {
     // lanes[r][l] += sum over j = l mod 8 of rows[r][j] * x[j], for 1 <= count <= 4 rows and m columns.
     void (*accumulate)(const std::byte* const* rows, std::size_t count, const double* x, std::size_t m, double* lanes);
-    // The same with each row's own entries in place of x.
+    // The same for 1 <= n_xs vectors at once, which read each row once for four of them; the lanes of row r and vector
+    // v are at lanes + (v * stride + r) * kLanes.
+    void (*accumulate_many)(const std::byte* const* rows, std::size_t count, const double* const* xs, std::size_t n_xs,
+                            std::size_t m, double* lanes, std::size_t stride);
+    // accumulate with each row's own entries in place of x.
     void (*accumulate_squares)(const std::byte* const* rows, std::size_t count, std::size_t m, double* lanes);
     // y[j] += a * row[j]
     void (*axpy)(double a, const std::byte* row, double* y, std::size_t m);

@@ -170,6 +170,42 @@ void accumulate(const std::byte* const* rows, std::size_t count, const double* x
     accumulate_counted<T, false>(rows, count, x, m, lanes);
 }
 
+// Four rows by four vectors: sixteen sums stay in registers, where there are 32 of them.
+template <Storage T>
+inline void accumulate_four_by_four(const std::byte* const* rows, const double* const* xs, std::size_t m, double* lanes,
+                                    std::size_t stride) {
+    constexpr std::size_t size = item_size(T);
+    Vec sum[4][4];
+    for (std::size_t v = 0; v < 4; ++v)
+        for (std::size_t r = 0; r < 4; ++r) sum[v][r] = load_as<Vec>(lanes + (v * stride + r) * kLanes);
+    const std::size_t whole = m - m % kLanes;
+    for (std::size_t j = 0; j < whole; j += W) {
+        Vec x[4];
+        for (std::size_t v = 0; v < 4; ++v) x[v] = load_as<Vec>(xs[v] + j);
+        for (std::size_t r = 0; r < 4; ++r) {
+            const Vec row = Stored<T>::load(rows[r] + j * size);
+            for (std::size_t v = 0; v < 4; ++v) sum[v][r] = fused(row, x[v], sum[v][r]);
+        }
+    }
+    for (std::size_t v = 0; v < 4; ++v)
+        for (std::size_t r = 0; r < 4; ++r) std::memcpy(lanes + (v * stride + r) * kLanes, &sum[v][r], sizeof(Vec));
+    for (std::size_t v = 0; v < 4 && whole < m; ++v) {
+        const std::byte* tails[4];
+        for (std::size_t r = 0; r < 4; ++r) tails[r] = rows[r] + whole * size;
+        accumulate<T>(tails, 4, xs[v] + whole, m - whole, lanes + v * stride * kLanes);
+    }
+}
+
+template <Storage T>
+void accumulate_many(const std::byte* const* rows, std::size_t count, const double* const* xs, std::size_t n_xs,
+                     std::size_t m, double* lanes, std::size_t stride) {
+    std::size_t v = 0;
+    if constexpr (kParts == 1)
+        for (; count == 4 && v + 4 <= n_xs; v += 4)
+            accumulate_four_by_four<T>(rows, xs + v, m, lanes + v * stride * kLanes, stride);
+    for (; v < n_xs; ++v) accumulate<T>(rows, count, xs[v], m, lanes + v * stride * kLanes);
+}
+
 template <Storage T>
 void accumulate_squares(const std::byte* const* rows, std::size_t count, std::size_t m, double* lanes) {
     accumulate_counted<T, true>(rows, count, nullptr, m, lanes);
@@ -207,7 +243,7 @@ void widen(const std::byte* row, double* y, std::size_t m) {
 
 template <Storage T>
 constexpr Kernels kernels_for() {
-    return {&accumulate<T>, &accumulate_squares<T>, &axpy<T>, &widen<T>};
+    return {&accumulate<T>, &accumulate_many<T>, &accumulate_squares<T>, &axpy<T>, &widen<T>};
 }
 
 }  // namespace

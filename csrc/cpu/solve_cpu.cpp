@@ -9,6 +9,7 @@
 #include "cpu/kernels.hpp"
 #include "cpu/thread_team.hpp"
 #include "pysubmod/pursuit.hpp"
+#include "pysubmod/swap_search.hpp"
 
 namespace pysubmod {
 namespace {
@@ -76,12 +77,16 @@ Solution solve_cpu(const Problem& problem, const Constraint& constraint, const O
     cpu::ThreadTeam team(execution.n_threads, execution.bytes_worth_threads, monitor);
     return with_source(problem, std::move(pool), options, team, kernels_for(execution), [&](auto& source) {
         const double prepared = seconds_since(start);
-        Solution solution = Pursuit(source, std::move(matroid), options, monitor).run(constraint.initial);
+        Solution solution = Pursuit(source, matroid, options, monitor).run(constraint.initial);
+        const double pursued = seconds_since(start) - prepared;
+        if (options.swap && solution.status != Status::stopped)
+            solution = improve_by_swaps(source, matroid, options, std::move(solution), monitor);
         solution.passes = source.passes();
         solution.bytes_read = source.bytes_read();
         solution.threads = team.started();
         solution.seconds_prepare = prepared;
-        solution.seconds_pursuit = seconds_since(start) - prepared;
+        solution.seconds_pursuit = pursued;
+        solution.seconds_swap = seconds_since(start) - prepared - pursued;
         return solution;
     });
 }

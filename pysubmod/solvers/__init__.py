@@ -16,10 +16,12 @@ from ._trial import COMMON
 from .baselines import random, random_per_group, top_k, top_k_per_group
 from .craig import craig
 from .divbs import divbs
+from .exact import exact
 from .grad_match import grad_match
 from .greats import greats
 from .per_group import per_group
-from .pursuit import Progress, greedy, normalized_omp, omp
+from .pursuit import Progress, greedy, normalized_omp, omp, partition_sel, residual_random, swap
+from .relaxed import best, relax_round
 from .stochastic_greedy import stochastic_greedy
 
 __all__ = ["METHODS", "Method", "Progress", "available_methods", "solve"]
@@ -37,6 +39,16 @@ METHODS: dict[str, Method] = {
     "omp": Method(omp, "the largest correlation with the residual, then an exact refit", "Pati et al. 1993"),
     "omp-normalized": Method(normalized_omp, "the same, each correlation over its row's norm"),
     "greedy": Method(greedy, "the largest exact gain", "Das and Kempe 2011"),
+    "residual-random": Method(
+        residual_random, "drawn uniformly from a heaviest base of what is left", "Chen, Feldman and Karbasi 2018"
+    ),
+    "partition-sel": Method(
+        partition_sel, "drawn from every group's shortlist by raw correlation; always fills", "arXiv 2606.07954"
+    ),
+    "swap": Method(swap, "omp-normalized, then exchanges until none improves"),
+    "relax-round": Method(relax_round, "the perspective relaxation, rounded", "Xie and Deng 2020"),
+    "best": Method(best, "swap from omp-normalized and from relax-round, the better one"),
+    "exact": Method(exact, "branch and bound: the optimum, or a bound at the time limit"),
     "stochastic-greedy": Method(
         stochastic_greedy, "the largest exact gain within a random sample", "Mirzasoleiman et al. 2015"
     ),
@@ -76,6 +88,12 @@ def solve(problem: GradientMatching, matroid: PartitionMatroid | int, method: st
         omp                the largest correlation with the residual, then an exact refit  Pati et al. 1993
         omp-normalized     the same, each correlation over its row's norm
         greedy             the largest exact gain                                          Das and Kempe 2011
+        residual-random    drawn uniformly from a heaviest base of what is left            Chen et al. 2018
+        partition-sel      drawn from every group's shortlist by raw correlation; fills    arXiv 2606.07954
+        swap               omp-normalized, then exchanges until none improves
+        relax-round        the perspective relaxation, rounded                             Xie and Deng 2020
+        best               swap from omp-normalized and from relax-round, the better one
+        exact              branch and bound: the optimum, or a bound at the time limit
         stochastic-greedy  the largest exact gain within a random sample                   Mirzasoleiman et al. 2015
         grad-match         omp with weights >= 0 and an error tolerance                    Killamsetty et al. 2021
         greats             the largest score less eta times the overlap with the picks     Wang et al. 2024
@@ -89,10 +107,11 @@ def solve(problem: GradientMatching, matroid: PartitionMatroid | int, method: st
         =================  ==============================================================  =========================
     **options
         Of every method: candidates, device, n_threads, verbose, as in `omp_partition`; and random_state (int, NumPy
-        Generator or RandomState, or None), which methods without randomness check and leave alone. The first three
-        methods take the other keywords of `omp_partition` too: pick, fill, release_zeros, tol, initial, callback.
-        Others have options of their own: epsilon (stochastic-greedy), eps (grad-match), eta (greats), target (divbs),
-        base (per-group), normalize (top-k); docs/solvers.md explains them.
+        Generator or RandomState, or None), which methods without randomness check and leave alone. "omp",
+        "omp-normalized", "greedy", "swap", "residual-random" and "partition-sel" take the other keywords of
+        `omp_partition` too. Others have options of their own: swap_tol and max_swaps (swap), rule (residual-random),
+        ranking (partition-sel), time_limit (relax-round, best, exact), gap (exact), epsilon (stochastic-greedy), eps
+        (grad-match), eta (greats), target (divbs), base (per-group), normalize (top-k); docs/solvers.md explains them.
 
     Returns
     -------
@@ -106,7 +125,7 @@ def solve(problem: GradientMatching, matroid: PartitionMatroid | int, method: st
     """
     matroid = checked_matroid(problem, matroid)
     solver = METHODS[as_choice("method", method, available_methods())].solver
-    if "rule" in options:
+    if "rule" in options and method != "residual-random":
         raise TypeError("rule: is what method says; use method=" + ", ".join(map(repr, available_methods())))
     selection = solver(problem, matroid, **_accepted(method, solver, options))
     selection = replace(selection, config={"method": method} | selection.config)

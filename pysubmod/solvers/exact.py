@@ -62,6 +62,4 @@ def exact(
         "iterations": proof.iterations,
     }
     why = Status.NO_GAIN if start.status in (Status.BUDGET, Status.EXHAUSTED) else start.status
-    return trial.finish(
-        np.searchsorted(trial.rows, picks), {"gap": gap, "time_limit": limit}, why=why, stats=stats
-    )
+    return trial.finish(np.searchsorted(trial.rows, picks), {"gap": gap, "time_limit": limit}, why=why, stats=stats)

@@ -14,14 +14,19 @@ import numpy as np
 import numpy.typing as npt
 
 from .._backends import core
-from .._validation import as_choice, as_flag, as_indices, as_mask, as_scalar, as_threads, is_integer, shown
+from .._random import as_seed
+from .._validation import as_choice, as_count, as_flag, as_indices, as_mask, as_scalar, as_threads, is_integer, shown
 from ..matroid import PartitionMatroid
 from ..problem import GradientMatching
 from ..result import Selection, Status
 
-__all__ = ["RULES", "Progress", "greedy", "normalized_omp", "omp", "pursue"]
+__all__ = ["RULES", "Progress", "greedy", "normalized_omp", "omp", "partition_sel", "pursue", "residual_random", "swap"]
 
 RULES = ("omp", "normalized", "greedy")
+PICKS = ("argmax", "random")
+RANKINGS = ("relu", "signed")
+REFINEMENTS = ("swap",)
+SMALLEST_SWAP_TOL = 1e-12  # below it what a swap gains is rounding
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,10 @@ def pursue(
     *,
     rule: str = "omp",
     pick: str = "argmax",
+    ranking: str = "relu",
+    refine: str | None = None,
+    swap_tol: float = 1e-9,
+    max_swaps: int | None = None,
     fill: bool = False,
     release_zeros: bool = False,
     tol: float = 0.0,
@@ -52,19 +61,27 @@ def pursue(
     initial: Any = None,
     device: str = "auto",
     n_threads: int | None = None,
+    random_state: Any = None,
     verbose: int = 0,
     callback: Callback | None = None,
 ) -> Selection:
-    """Run the pursuit; the arguments are those of `pysubmod.omp_partition`."""
+    """Run the pursuit. Arguments: those of `pysubmod.omp_partition`, and what `solvers.solve` says of methods."""
     started = time.perf_counter()
-    as_choice("pick", pick, ("argmax",))
     _check_device(device)
     options = problem._core_options() | {
         "rule": as_choice("rule", rule, RULES),
+        "pick": as_choice("pick", pick, PICKS),
+        "ranking": as_choice("ranking", ranking, RANKINGS),
+        "random_state": as_seed(random_state) if pick == "random" or random_state is not None else None,
         "tol": as_scalar("tol", tol, minimum=0.0),
+        "refine": None if refine is None else as_choice("refine", refine, REFINEMENTS),
+        "swap_tol": as_scalar("swap_tol", swap_tol, minimum=SMALLEST_SWAP_TOL),
+        "max_swaps": None if max_swaps is None else as_count("max_swaps", max_swaps),
         "fill": as_flag("fill", fill),
         "release_zeros": as_flag("release_zeros", release_zeros),
     }
+    if ranking != "relu" and not (pick == "random" and fill):
+        raise ValueError("ranking: orders rows that do not help, which only pick='random' with fill=True draws from")
     if options["tol"] > 0 and problem.route == "gram" and math.isnan(problem._target_norm):
         raise ValueError("tol: the residual is not known from K and c alone; give from_gram(..., target_norm=||t||)")
     mask = as_mask(candidates, problem.n)
@@ -81,7 +98,6 @@ def pursue(
         callback=_listener(callback, verbose),
     )
     config = options | {
-        "pick": pick,
         "budgets": dict(zip(matroid.labels, matroid.budgets.tolist(), strict=True)),
         "n": problem.n,
         "d": problem.d,
@@ -89,14 +105,59 @@ def pursue(
         "candidates": problem.n if mask is None else int(mask.sum()),
         "initial": start.tolist(),
     }
-    return _selection(result, problem, matroid, config, time.perf_counter() - started)._made_from(
-        problem, matroid, mask
-    )
+    return _selection(result, problem, matroid, config, time.perf_counter() - started)
 
 
 omp = partial(pursue, rule="omp")
 normalized_omp = partial(pursue, rule="normalized")
 greedy = partial(pursue, rule="greedy")
+swap = partial(pursue, rule="normalized", refine="swap")
+
+
+def residual_random(
+    problem: GradientMatching, matroid: PartitionMatroid, *, rule: str = "normalized", **options: Any
+) -> Selection:
+    """Draw each pick uniformly from a heaviest base of the matroid that is left (`omp_partition`'s ``pick="random"``).
+
+    The residual random greedy of Buchbinder, Feldman, Naor and Schwartz (2014), for weakly submodular objectives of
+    Chen, Feldman and Karbasi (2018). With r the rank, gamma_r and beta_r the submodularity ratios, its expected
+    objective is at least gamma_r / (gamma_r + beta_r) of the optimum with exact gains (Thiery and Ward 2022).
+
+    Parameters
+    ----------
+    rule : {"normalized", "omp", "greedy"}
+        The weights of the base: correlations over the rows' norms, raw correlations, or exact gains.
+    **options
+        Those of `omp_partition`; `random_state` repeats a run.
+    """
+    return pursue(problem, matroid, rule=rule, pick="random", **options)
+
+
+def partition_sel(
+    problem: GradientMatching, matroid: PartitionMatroid, *, ranking: str = "relu", **options: Any
+) -> Selection:
+    """PartitionSel (arXiv 2606.07954): every round draws one of the shortlist of all groups; it always fills.
+
+    The paper maximises ``<w, eta s + eta^2/2 diag K> - eta^2/2 w' K w`` over ``w >= 0``. This is solved in the variable
+    ``v = eta * w``, which frees the numbers from a tiny learning rate: the problem's `tilt` is eta, the `weights`
+    returned are v, and w is v / eta.
+
+    Parameters
+    ----------
+    problem : GradientMatching
+        With ``nonneg=True``.
+    ranking : {"relu", "signed"}
+        What orders a group's candidates whose correlation g is not positive: "relu" as the paper has it, max(0, g), so
+        that they tie (the lowest row first); "signed" as its released code, g itself.
+    **options
+        Those of `omp_partition` but rule, pick and fill.
+    """
+    for name in ("rule", "pick", "fill"):
+        if name in options:
+            raise TypeError(f"{name}: is what partition-sel says; leave it out, or use method='residual-random'")
+    if not problem.nonneg:
+        raise ValueError("problem: partition-sel has weights >= 0; make the problem with nonneg=True")
+    return pursue(problem, matroid, rule="omp", pick="random", fill=True, ranking=ranking, **options)
 
 
 def _selection(
@@ -106,8 +167,8 @@ def _selection(
 
     norm = float(result["target_norm"])
     known = not math.isnan(norm)
-    in_core = result["seconds_prepare"] + result["seconds_pursuit"]
-    stats = {
+    in_core = result["seconds_prepare"] + result["seconds_pursuit"] + result["seconds_swap"]
+    stats: dict[str, Any] = {
         "route": problem.route,
         "device": "cpu",
         "kernels": core.build_info()["kernels"],
@@ -123,6 +184,9 @@ def _selection(
         "target_norm": norm if known else None,
         "n_filled": result["n_filled"],
     }
+    if config["refine"] is not None:
+        stats["n_swaps"], stats["swap_local_optimum"] = result["n_swaps"], result["swap_local_optimum"]
+        stats["seconds"]["swap"] = result["seconds_swap"]
     return Selection(
         indices=result["indices"],
         weights=result["weights"],

@@ -15,8 +15,7 @@ from ..matroid import PartitionMatroid
 from ..problem import GradientMatching
 from ..result import Selection
 from ._trial import Trial
-from .pursuit import normalized_omp
-from .swap import swap
+from .pursuit import normalized_omp, omp, swap
 
 __all__ = ["best", "relax_round"]
 
@@ -49,16 +48,16 @@ def relax_round(
     proof, rounded = _rounded(trial, started + limit)
     if rounded is None:
         raise ValueError(
-            "ridge: G G' + ridge I is singular (more rows than columns, or repeated ones), so there is no relaxation to "
-            "round; pass ridge > 0, e.g. 0.01 times the mean squared row norm"
+            "ridge: G G' + ridge I is singular (more rows than columns, or repeated ones), so there is no relaxation "
+            "to round; pass ridge > 0, e.g. 0.01 times the mean squared row norm"
         )
     return _report(rounded, started, proof, {"time_limit": limit})
 
 
 def best(problem: GradientMatching, matroid: PartitionMatroid, *, time_limit: float = 10.0, **common: Any) -> Selection:
-    """Normalised OMP, then swap search; the rounded relaxation, then swap search; the better of the two.
+    """Swap search from the better of normalised and raw OMP, and from the rounded relaxation; the better of the two.
 
-    Never worse than normalised OMP. The relaxation's bound comes along as ``stats["upper"]`` and ``stats["ratio"]``;
+    So it is never worse than any of these. The relaxation's bound comes along as ``stats["upper"]`` and ``stats["ratio"]``;
     where there is no relaxation (G G' + ridge I singular) ``stats["relaxation"]`` says so and the first half is the
     answer.
 
@@ -71,11 +70,13 @@ def best(problem: GradientMatching, matroid: PartitionMatroid, *, time_limit: fl
     trial = Trial(problem, matroid, **common)
     limit = as_scalar("time_limit", time_limit, minimum=0.0)
     own = _own(trial)
-    first = swap(problem, matroid, **own)
+    starts = [normalized_omp(problem, matroid, **own), omp(problem, matroid, **own)]
+    start = max(starts, key=lambda selection: selection.objective)  # the first on a tie
+    first = swap(problem, matroid, initial=start.indices, **own)
     proof, rounded = _rounded(trial, started + limit)
     second = first if rounded is None else swap(problem, matroid, initial=rounded.indices, **own)
-    # On a tie the path that can be explained in a sentence.
-    winner, path = (second, "relaxation") if second.objective > first.objective else (first, "omp-normalized")
+    plain = "omp-normalized" if start is starts[0] else "omp"
+    winner, path = (second, "relaxation") if second.objective > first.objective else (first, plain)
     found = _report(winner, started, proof, {"time_limit": limit})
     stats = found.stats | {"path": path, "relaxation": "none: C is singular" if rounded is None else "rounded"}
     return replace(found, stats=stats)
@@ -105,5 +106,7 @@ def _report(selection: Selection, started: float, proof: Proof, options: dict[st
     if np.isfinite(certificate.upper):
         stats["upper"] = certificate.upper
         stats["ratio"] = min(1.0, selection.objective / certificate.upper) if certificate.upper > 0 else 1.0
-    names = [name for name in selection.config if name not in ("rule", "pick", "initial", "fill", "release_zeros", "tol")]
+    names = [
+        name for name in selection.config if name not in ("rule", "pick", "initial", "fill", "release_zeros", "tol")
+    ]
     return replace(selection, stats=stats, config={name: selection.config[name] for name in names} | options)

@@ -159,6 +159,28 @@ TEST_CASE(infinity_and_nan_stay_what_they_are) {
             }
 }
 
+namespace {
+
+// Many vectors at once against one after another.
+void check_many(const KernelSet& set, Storage type, const std::byte* const* pointers, std::size_t count, std::size_t m,
+                Random& random) {
+    constexpr std::size_t most = 9, stride = 6;
+    std::vector<std::vector<double>> vectors;
+    const double* xs[most];
+    for (std::size_t v = 0; v < most; ++v) vectors.push_back(vector_of(random, m));
+    for (std::size_t v = 0; v < most; ++v) xs[v] = vectors[v].data();
+    const std::vector<double> lanes = vector_of(random, most * stride * kLanes);
+    for (std::size_t n_xs = 1; n_xs <= most; ++n_xs) {
+        std::vector<double> expected = lanes, got = lanes;
+        for (std::size_t v = 0; v < n_xs; ++v)
+            kernels(set, type).accumulate(pointers, count, xs[v], m, expected.data() + v * stride * kLanes);
+        kernels(set, type).accumulate_many(pointers, count, xs, n_xs, m, got.data(), stride);
+        CHECK(same_bits(got, expected));
+    }
+}
+
+}  // namespace
+
 TEST_CASE(every_set_gives_the_same_bits) {
     Random random(1);
     const KernelSet& portable = *kernel_set("portable");
@@ -186,6 +208,7 @@ TEST_CASE(every_set_gives_the_same_bits) {
                         one.accumulate_squares(pointers, count, m, expected.data());
                         other.accumulate_squares(pointers, count, m, got.data());
                         CHECK(same_bits(got, expected));
+                        check_many(*set, type, pointers, count, m, random);
                     }
                     std::vector<double> expected = y, got = y;
                     one.axpy(a, pointers[0], expected.data(), m);

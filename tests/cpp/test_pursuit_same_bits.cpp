@@ -96,7 +96,7 @@ Instance coarse_instance(std::uint64_t seed, std::size_t n, std::size_t d, Index
 }
 
 std::vector<Options> some_options() {
-    std::vector<Options> all(4);
+    std::vector<Options> all(6);
     all[1].nonneg = false;
     all[1].rule = Rule::normalized;
     all[2].rule = Rule::greedy;
@@ -104,6 +104,11 @@ std::vector<Options> some_options() {
     all[3].fill = all[3].release_zeros = true;
     all[3].tilt = 0.01;
     all[3].ridge = 2.0;
+    all[4].swap = true;
+    all[5].pick = Pick::random;
+    all[5].seed = 42;
+    all[5].fill = all[5].swap = true;
+    all[5].nonneg = false;
     return all;
 }
 

@@ -49,6 +49,8 @@ class PartitionMatroid {
     std::int32_t group(Index i) const { return group_of_[at(i)]; }
     bool is_candidate(Index i) const { return candidates_.empty() || candidates_[at(i)] != 0; }
     bool has_budget(Index i) const { return left_[at(group(i))] > 0; }
+    Index n_groups() const { return static_cast<Index>(left_.size()); }
+    Index budget_left(std::int32_t group) const { return left_[at(group)]; }
     // Whether row i was already taken is not asked here.
     bool may_take(Index i) const { return is_candidate(i) && has_budget(i); }
 

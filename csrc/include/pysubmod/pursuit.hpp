@@ -4,6 +4,7 @@
 #include <optional>
 #include <vector>
 
+#include "pysubmod/random.hpp"
 #include "pysubmod/refit.hpp"
 #include "pysubmod/source.hpp"
 
@@ -52,11 +53,12 @@ class Pursuit {
           refit_(refit_settings(source, options.nonneg)),
           path_(source.rank_tolerance()) {}
 
-    Solution run(std::span<const Index> initial) {
+    // With go_on = false nothing is added to `initial`, as if the monitor had said stop.
+    Solution run(std::span<const Index> initial, bool go_on = true) {
         rank_ = matroid_.rank();
         residual_norm_ = source_.target_norm();
         start_from(initial);
-        solution_.status = climb();
+        solution_.status = go_on ? climb() : Status::stopped;
         finish();
         return std::move(solution_);
     }
@@ -68,11 +70,7 @@ class Pursuit {
         for (const Index i : initial) {
             if (!matroid_.has_budget(i))
                 throw InvalidArgument("initial: row " + std::to_string(i) + " takes its group over its budget");
-            Refit::Member member = describe(i, std::nullopt);
-            const Outcome outcome = refit_.add(member);
-            if (outcome != Outcome::improved) refit_.add_idle(member);
-            extend_path(i);
-            take(i, refit_.last_gain());
+            take_whatever(describe(i, std::nullopt));
             residual_norm_ = source_.set_weights(refit_.ids(), refit_.weights(), refit_.current_scale());
             solution_.residual_norms.push_back(residual_norm_);
         }
@@ -80,21 +78,25 @@ class Pursuit {
     }
 
     Status climb() {
-        Ask ask = Ask::improving;
+        const bool drawing = options_.pick == Pick::random;
+        Ask ask = drawing && options_.fill ? Ask::any : Ask::improving;
         for (;;) {
             if (matroid_.full()) return Status::budget;
             if (matroid_.exhausted()) return Status::exhausted;
-            if (ask == Ask::improving && options_.tol > 0.0 && residual_norm_ <= options_.tol * source_.target_norm())
+            const bool filling = ask == Ask::any && !drawing;
+            if (!filling && options_.tol > 0.0 && residual_norm_ <= options_.tol * source_.target_norm())
                 return Status::tolerance;
-            const Best best = next(ask);
+            const Best best = drawing ? draw(ask) : next(ask);
             if (best.index < 0) {
                 if (!options_.fill || ask == Ask::any)
                     return best.saw_barred ? Status::rank_deficient : Status::no_gain;
                 ask = Ask::any;
                 continue;
             }
-            if (ask == Ask::any)
+            if (filling)
                 add_filler(best.index);
+            else if (ask == Ask::any)
+                accept_whatever(best);
             else if (!accept(best))
                 continue;
             if (tell(best.index)) return Status::stopped;
@@ -108,14 +110,39 @@ class Pursuit {
             const Best best = source_.best(matroid_, ask);
             if (best.index < 0 || ask == Ask::any || options_.rule != Rule::greedy || source_.is_exact(best.index))
                 return best;
-            if (monitor_.interrupted()) throw Interrupted();
-            Outcome outcome{};
-            const double gain = refit_.trial_gain(describe(best.index, best.correlation), outcome);
-            if (outcome == Outcome::improved && gain > 0.0)
-                source_.set_exact(best.index, std::sqrt(2.0 * gain));
-            else
-                source_.mark(best.index, Mark::barred);
+            score_exactly(best.index, best.correlation);
         }
+    }
+
+    void score_exactly(Index i, double correlation) {
+        if (monitor_.interrupted()) throw Interrupted();
+        Outcome outcome{};
+        const double gain = refit_.trial_gain(describe(i, correlation), outcome);
+        if (outcome == Outcome::improved && gain > 0.0)
+            source_.set_exact(i, std::sqrt(2.0 * gain));
+        else
+            source_.mark(i, Mark::barred);
+    }
+
+    // pick = random: any of the heaviest base of what the matroid has left, each with the same chance.
+    Best draw(Ask ask) {
+        Shortlist list = source_.shortlist(matroid_, ask);
+        while (score_exactly(list.rows)) list = source_.shortlist(matroid_, ask);
+        if (list.rows.empty()) return {-1, 0.0, list.saw_barred};
+        const Index i = list.rows[random_below(options_.seed, n_draws_++, list.rows.size())];
+        return {i, source_.correlation(i), list.saw_barred};
+    }
+
+    // Whether any score was a bound. A list whose scores are all exact is right: what is not on it has less.
+    bool score_exactly(std::span<const Index> rows) {
+        bool any = false;
+        if (options_.rule != Rule::greedy) return any;
+        for (const Index i : rows) {
+            if (source_.is_exact(i)) continue;
+            score_exactly(i, source_.correlation(i));
+            any = true;
+        }
+        return any;
     }
 
     // Takes the candidate if it really helps; bars it until the next accepted pick if not.
@@ -129,6 +156,20 @@ class Pursuit {
         take(best.index, refit_.last_gain());
         settle(solution_.objective > before);
         return true;
+    }
+
+    // The same for a candidate that is taken even if it does not help.
+    void accept_whatever(const Best& best) {
+        const double before = solution_.objective;
+        take_whatever(describe(best.index, best.correlation));
+        settle(solution_.objective > before);
+    }
+
+    // A row that does not help, or cannot enter, becomes a member with weight zero.
+    void take_whatever(const Refit::Member& member) {
+        if (refit_.add(member) != Outcome::improved) refit_.add_idle(member);
+        extend_path(member.id);
+        take(member.id, refit_.last_gain());
     }
 
     void add_filler(Index i) {
@@ -215,6 +256,7 @@ class Pursuit {
     Solution solution_;
     double residual_norm_ = kUnknown;
     Index rank_ = 0;
+    std::uint64_t n_draws_ = 0;
 };
 
 // The value, the weights and (if asked) all gains of distinct members that somebody else chose, in any order.

@@ -111,11 +111,42 @@ class Refit {
         return gained;
     }
 
+    // The objective, 1/2 <w, c>.
+    double value() const { return 0.5 * dot(w_.data(), c_.data(), size()); }
+
+    // Forgets member m and moves to the optimum of the others, whose order stays.
+    void remove(std::size_t m) {
+        const bool was_active = is_active(m);
+        scale_ = current_scale();
+        if (was_active) deactivate(m);
+        std::vector<std::size_t> kept;
+        for (std::size_t a = 0; a < size(); ++a)
+            if (a != m) kept.push_back(a);
+        keep(kept);
+        if (!was_active) return;
+        if (!settings_.nonneg)  // members that depended on it
+            for (std::size_t a = 0; a < size(); ++a)
+                if (!is_active(a)) activate(a);
+        set_target();
+        climb_to_target();
+        update_correlations();
+        if (settings_.nonneg) let_idle_members_enter();
+    }
+
     // Forgets every member that is not active; the order of the others stays.
     void remove_idle() {
         std::vector<std::size_t> kept;
         for (std::size_t m = 0; m < size(); ++m)
             if (is_active(m)) kept.push_back(m);
+        keep(kept);
+    }
+
+  private:
+    static constexpr std::size_t kInactive = static_cast<std::size_t>(-1);
+    static constexpr double kTrustedShare = 1e-3;  // of the diagonal: a larger Schur complement is right to many digits
+
+    // Forgets all other members, none of which is active.
+    void keep(const std::vector<std::size_t>& kept) {
         std::vector<double> gram;
         for (std::size_t a = 0; a < kept.size(); ++a)
             for (std::size_t b = 0; b <= a; ++b) gram.push_back(entry(kept[a], kept[b]));
@@ -123,16 +154,12 @@ class Refit {
         for (std::size_t a = 0; a < kept.size(); ++a) {
             const std::size_t m = kept[a];
             ids_[a] = ids_[m], c_[a] = c_[m], w_[a] = w_[m], g_[a] = g_[m], place_[a] = place_[m];
-            active_[place_[a]] = a;
+            if (place_[a] != kInactive) active_[place_[a]] = a;
         }
         for (auto* list : {&c_, &w_, &g_}) list->resize(kept.size());
         ids_.resize(kept.size());
         place_.resize(kept.size());
     }
-
-  private:
-    static constexpr std::size_t kInactive = static_cast<std::size_t>(-1);
-    static constexpr double kTrustedShare = 1e-3;  // of the diagonal: a larger Schur complement is right to many digits
 
     double entry(std::size_t a, std::size_t b) const {
         return a >= b ? gram_[a * (a + 1) / 2 + b] : gram_[b * (b + 1) / 2 + a];
@@ -216,14 +243,21 @@ class Refit {
             }
             fresh = false;
         }
-        do {
-            target_ = forward_;
-            factor_.solve_upper(target_);
-            if (fresh && settings_.nonneg && !(target_[place_[m]] > 0.0)) return Outcome::no_gain;
-            fresh = false;
-        } while (settings_.nonneg && step_towards_target());
-        for (std::size_t p = 0; p < active_.size(); ++p) w_[active_[p]] = target_[p];
+        set_target();
+        if (fresh && settings_.nonneg && !(target_[place_[m]] > 0.0)) return Outcome::no_gain;
+        climb_to_target();
         return Outcome::improved;
+    }
+
+    // The optimum over the active members, signs apart.
+    void set_target() {
+        target_ = forward_;
+        factor_.solve_upper(target_);
+    }
+
+    void climb_to_target() {
+        while (settings_.nonneg && step_towards_target()) set_target();
+        for (std::size_t p = 0; p < active_.size(); ++p) w_[active_[p]] = target_[p];
     }
 
     // Moves w towards `target_` until the first active member reaches zero and drops it; false if none does.

@@ -3,6 +3,7 @@
 
 #include <concepts>
 #include <span>
+#include <vector>
 
 #include "pysubmod/partition_matroid.hpp"
 #include "pysubmod/types.hpp"
@@ -28,12 +29,19 @@ enum class Ask {
     any         // every row that may be taken, by height: what `fill` takes
 };
 
+// The answer to "between whom is the draw?", in row order.
+struct Shortlist {
+    std::vector<Index> rows;
+    bool saw_barred = false;  // a barred row was passed over
+};
+
 // K = G G' (no ridge); C = K + ridge I; c = G t + tilt/2 diag K; g = c - C w at the weights last set.
 // Everything is float64 and independent of the number of threads. A source reads its data in place and never writes to
 // it.
 template <class S>
 concept Source = requires(S& s, const S& cs, Index i, std::span<const Index> members, std::span<const double> in,
-                          std::span<double> out, const PartitionMatroid& matroid, Mark mark, Ask ask, double x) {
+                          std::span<double> out, const PartitionMatroid& matroid, Mark mark, Ask ask, double x,
+                          std::span<double* const> outs, std::span<const double* const> ins) {
     { cs.scale() } -> std::convertible_to<double>;           // E_0: the unit of every tolerance before the first pick
     { cs.target_norm() } -> std::convertible_to<double>;     // ||t||, or kUnknown
     { cs.rank_tolerance() } -> std::convertible_to<double>;  // kRankTolerance, larger where only K is at hand
@@ -49,8 +57,16 @@ concept Source = requires(S& s, const S& cs, Index i, std::span<const Index> mem
     { s.set_weights(members, in, x) } -> std::convertible_to<double>;
     { s.correlations(members, out) };                // g of a few rows, from the residual; O(|members| d)
     { s.best(matroid, ask) } -> std::same_as<Best>;  // g of all eligible rows in ONE pass, then the argmax
+    // The same pass, then the rows whose scores make the heaviest base of what the matroid has left: of each group the
+    // best so many. With Ask::any also rows that do not help, after those that do.
+    { s.shortlist(matroid, ask) } -> std::same_as<Shortlist>;
+    { cs.correlation(i) } -> std::convertible_to<double>;  // g_i as of the last `best` or `shortlist`
     { s.mark(i, mark) };
     { s.clear_barred() };
+    { s.restart() };  // forgets weights and marks
+    // For swap search: outs[m][j] = K[rows[j], members[m]] for any number of members in ONE pass over the rows.
+    { s.columns(members, members, outs) };
+    { s.subtract(in, ins, out) };  // out -= sum of in[m] * ins[m], long vectors
     // For rule = greedy only.
     {
         s.deflate(i, in, x)

@@ -35,6 +35,7 @@ struct RowBlock {
 };
 
 enum class Rule { omp, normalized, greedy };
+enum class Pick { argmax, random };
 
 enum class Status { budget, tolerance, no_gain, rank_deficient, exhausted, stopped };
 
@@ -46,6 +47,12 @@ struct Options {
     Rule rule = Rule::omp;
     bool fill = false;
     bool release_zeros = false;
+    Pick pick = Pick::argmax;
+    std::uint64_t seed = 0;       // pick = random
+    bool swap = false;            // go on to a swap-local optimum
+    double swap_tol = 1e-9;       // a swap must gain more than this share of the objective
+    Index max_swaps = -1;         // -1: no limit
+    bool signed_ranking = false;  // pick = random with fill: rank what does not help by signed height, not by index
 };
 
 // What a monitor is told after each pick.
@@ -77,11 +84,14 @@ struct Solution {
     double scale = 0.0;  // E: every tolerance is relative to it
     Status status = Status::budget;
     Index n_filled = 0;  // members added by `fill`: they improve nothing
+    Index n_swaps = 0;
+    bool swap_local_optimum = false;  // no single swap gains more than the tolerance
     // Work done, for the caller to see.
     Index passes = 0;  // passes over all eligible rows
     double bytes_read = 0.0;
     double seconds_prepare = 0.0;
     double seconds_pursuit = 0.0;
+    double seconds_swap = 0.0;
     int threads = 1;
 };
 

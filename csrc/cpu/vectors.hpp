@@ -1,0 +1,26 @@
+// Sums of long float64 vectors, on all threads.
+#pragma once
+
+#include <algorithm>
+#include <span>
+
+#include "cpu/kernels.hpp"
+#include "cpu/thread_team.hpp"
+
+namespace pysubmod::cpu {
+
+// y -= sum over m of a[m] * xs[m]: vector by vector in this order, one chunk of y to a task.
+inline void subtract_vectors(std::span<const double> a, std::span<const double* const> xs, std::span<double> y,
+                             ThreadTeam& team, const KernelSet& kernels) {
+    constexpr std::size_t kChunk = 1024;
+    const auto axpy = kernels.by_type[static_cast<std::size_t>(Storage::float64)].axpy;
+    const auto bytes = static_cast<double>((xs.size() + 1) * y.size() * sizeof(double));
+    team.run(static_cast<Index>((y.size() + kChunk - 1) / kChunk), bytes, [&](Index chunk, int) {
+        const std::size_t begin = static_cast<std::size_t>(chunk) * kChunk;
+        const std::size_t count = std::min(kChunk, y.size() - begin);
+        for (std::size_t m = 0; m < xs.size(); ++m)
+            axpy(-a[m], reinterpret_cast<const std::byte*>(xs[m] + begin), y.data() + begin, count);
+    });
+}
+
+}  // namespace pysubmod::cpu
