@@ -86,8 +86,8 @@ def omp_partition(
         rule, pick, fill, release_zeros, tol, initial and callback must be left out.
     fill : bool, default False
         When no pick improves the objective, use up the budgets with the best-ranked candidates, at weight 0. They
-        are the last
-        ``stats["n_filled"]`` picks. Without it a short selection is returned short.
+        are the last ``stats["n_filled"]`` picks (no longer counted once a swap was made). Without it a short
+        selection is returned short.
     release_zeros : bool, default False
         Drop picks whose weight a refit sets to zero, and give their budget back. `gains` then no longer sum to the
         objective.

@@ -372,11 +372,9 @@ class SwapSearch {
 template <Source S>
 Solution improve_by_swaps(S& source, const PartitionMatroid& matroid, const Options& options, Solution start,
                           Monitor& monitor) {
-    const std::span<const Index> members(start.indices.data(),
-                                         start.indices.size() - static_cast<std::size_t>(start.n_filled));
     source.restart();
     const bool may_add = start.status != Status::tolerance;
-    const SwapResult swaps = SwapSearch(source, matroid, options, may_add, monitor, members).run();
+    const SwapResult swaps = SwapSearch(source, matroid, options, may_add, monitor, start.indices).run();
     start.swap_local_optimum = swaps.local_optimum;
     if (swaps.n_swaps == 0) return start;
     source.restart();
