@@ -40,6 +40,8 @@ def choose_diagonal(R: FloatArray) -> tuple[FloatArray, FloatArray] | None:
         return None
     root = np.sqrt(diagonal)
     largest = _largest_eigenvalue(lambda x: root * (inverse @ (root * x)), n)
+    if not largest > 0.0:
+        return None
     scale = 1.0 / largest
     for shrink in (0.9995, 0.995, 0.95, 0.5):  # Lanczos' method may stop short of the largest eigenvalue
         D = scale * shrink * diagonal

@@ -81,9 +81,9 @@ def omp_partition(
         added where budget is left) while that gains more than 1e-9 of the objective. A selection that no single swap
         improves is within (lambda / (1 + mu))^2 of the optimum, lambda being the smallest eigenvalue of the normalised
         Gram matrix over twice the rank rows, mu the largest absolute cosine within a group. ``stats`` has ``n_swaps``
-        and ``swap_local_optimum``. Rows that came in stand last; rows of `initial` may leave. "best": the method of that
-        name (`solve`), which rounds a relaxation as well and brings a bound, ``stats["upper"]``; it makes its own way, so
-        rule, pick, fill, release_zeros, tol, initial and callback must be left out.
+        and ``swap_local_optimum``. Rows that came in stand last; rows of `initial` may leave. "best": the method of
+        that name (`solve`), which rounds a relaxation as well and brings a bound, ``stats["upper"]``; it makes its own
+        way, so rule, pick, fill, release_zeros, tol, initial and callback must be left out.
     fill : bool, default False
         When no pick improves the objective, use up the budgets with the best-ranked candidates, at weight 0. They
         are the last ``stats["n_filled"]`` picks (no longer counted once a swap was made). Without it a short

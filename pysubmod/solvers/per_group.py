@@ -76,7 +76,7 @@ def _joined(trial: Trial, parts: list[Selection], config: dict[str, Any], seed: 
         for j, (row, gain) in enumerate(zip(part.indices.tolist(), part.gains.tolist(), strict=True))
     ]
     keys.sort()
-    if any("random_state" in part.config for part in parts):
+    if any(part.config.get("random_state") is not None for part in parts):
         config["random_state"] = seed
     other = [part.status for part in parts if part.status not in (Status.BUDGET, Status.EXHAUSTED)]
     own = [part.stats.get("method_weights") for part in parts]

@@ -57,9 +57,9 @@ def relax_round(
 def best(problem: GradientMatching, matroid: PartitionMatroid, *, time_limit: float = 10.0, **common: Any) -> Selection:
     """Swap search from the better of normalised and raw OMP, and from the rounded relaxation; the better of the two.
 
-    So it is never worse than any of these. The relaxation's bound comes along as ``stats["upper"]`` and ``stats["ratio"]``;
-    where there is no relaxation (G G' + ridge I singular) ``stats["relaxation"]`` says so and the first half is the
-    answer.
+    So it is never worse than any of these. The relaxation's bound comes along as ``stats["upper"]`` and
+    ``stats["ratio"]``; where there is no relaxation (G G' + ridge I singular) ``stats["relaxation"]`` says so and the
+    first half is the answer.
 
     Parameters
     ----------
