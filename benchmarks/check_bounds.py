@@ -355,8 +355,9 @@ def check(seed, record):
                     seen.add((name, bound))
                     record.add(instance, name, bound, holds)
         except Exception as error:
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            what = f"{type(error).__name__}: {error} ({place.name}, line {place.lineno})"
+            frames = traceback.extract_tb(error.__traceback__)
+            place = [frame for frame in frames if "numpy" not in frame.filename][-1]
+            what = f"{type(error).__name__}: {error} ({place.name}: {place.line})"
             record.fail(instance, what)
 
 

@@ -114,6 +114,13 @@ def _factor(matrices: FloatArray) -> FloatArray | None:
         return None
 
 
+def _inverse(matrices: FloatArray) -> FloatArray | None:
+    try:
+        return np.asarray(np.linalg.inv(matrices), np.float64)
+    except np.linalg.LinAlgError:
+        return None
+
+
 def _log_determinant(factors: FloatArray) -> float:
     return 2.0 * float(np.log(np.diagonal(factors, axis1=-2, axis2=-1)).sum())
 
@@ -139,11 +146,11 @@ def _smooth(
     walls = _log_determinant(factor)
     for members in blocks:
         D_blocks = D[members[:, :, None], members[:, None, :]]
-        block_factors = _factor(D_blocks)
-        if block_factors is None:
+        block_factors, block_inverses = _factor(D_blocks), _inverse(D_blocks)
+        if block_factors is None or block_inverses is None:
             return None
         walls += _log_determinant(block_factors)
-        inverse[members[:, :, None], members[:, None, :]] -= np.linalg.inv(D_blocks)
+        inverse[members[:, :, None], members[:, None, :]] -= block_inverses
     Aw = A @ w
     q, cost = node.c - Aw, _prices(node, state.price)
     base = 0.5 * float(w @ Aw) + float(state.price @ node.budget[node.priced])
@@ -359,7 +366,10 @@ def root(
     node = Node(
         np.arange(n), R, c, error, group, budget.astype(float), cluster, lists, np.array(priced, np.int64), nonneg
     )
-    state = _first_state(node)
+    try:
+        state = _first_state(node)
+    except np.linalg.LinAlgError:
+        state = None
     return None if state is None else (node, state)
 
 
