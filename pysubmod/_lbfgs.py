@@ -22,11 +22,13 @@ def lbfgs(
 ) -> FloatArray:
     """Minimise `function` from a feasible `x` (Nocedal and Wright 2006, algorithm 7.5, with Armijo steps).
 
-    `function` returns (value, gradient), or None where it is not defined. It stops when the value fell by less than
+    `function` returns (value, gradient), or None where it is not defined (`x` is returned where that is so at `x`
+    itself: next to the boundary rounding decides). It stops when the value fell by less than
     `tolerance` (relative) a step. SciPy's L-BFGS-B gives up where a value is infinite; here such a step is halved.
     """
     start = function(x)
-    assert start is not None, "the first point must be feasible"
+    if start is None:
+        return x
     value, gradient = start
     pairs: list[tuple[FloatArray, FloatArray]] = []
     history = [value]

@@ -114,6 +114,13 @@ def _factor(matrices: FloatArray) -> FloatArray | None:
         return None
 
 
+def _inverse(matrices: FloatArray) -> FloatArray | None:
+    try:
+        return np.asarray(np.linalg.inv(matrices), np.float64)
+    except np.linalg.LinAlgError:
+        return None
+
+
 def _log_determinant(factors: FloatArray) -> float:
     return 2.0 * float(np.log(np.diagonal(factors, axis1=-2, axis2=-1)).sum())
 
@@ -139,11 +146,11 @@ def _smooth(
     walls = _log_determinant(factor)
     for members in blocks:
         D_blocks = D[members[:, :, None], members[:, None, :]]
-        block_factors = _factor(D_blocks)
-        if block_factors is None:
+        block_factors, block_inverses = _factor(D_blocks), _inverse(D_blocks)
+        if block_factors is None or block_inverses is None:
             return None
         walls += _log_determinant(block_factors)
-        inverse[members[:, :, None], members[:, None, :]] -= np.linalg.inv(D_blocks)
+        inverse[members[:, :, None], members[:, None, :]] -= block_inverses
     Aw = A @ w
     q, cost = node.c - Aw, _prices(node, state.price)
     base = 0.5 * float(w @ Aw) + float(state.price @ node.budget[node.priced])
@@ -195,7 +202,9 @@ def _moments(node: Node, share: FloatArray, mixes: list[FloatArray]) -> tuple[Fl
 
 def bound(node: Node, state: State) -> tuple[float, list[FloatArray], FloatArray] | None:
     """The bound with slack for rounding, every cover's value in it (less its cost), and every cluster's largest."""
-    w, D, n = state.w, state.D, len(state.w)
+    w, n = state.w, len(state.w)
+    # The check below reads one triangle, the products both: with weights of 1e7 the difference would be no bound.
+    D = (state.D + state.D.T) / 2
     A = node.R - D
     if _factor(A - np.diag(np.full(n, (n + 2) * EPS * max(float(np.trace(A)), 0.0)))) is None:
         return None  # not surely positive semidefinite (Rump 2006, with twice his constant)
@@ -279,7 +288,8 @@ class _Coordinates:
             last = first + len(members) * len(a)
             X = np.zeros((len(members), members.shape[1], members.shape[1]))
             X[:, a, b] = X[:, b, a] = x[first:last].reshape(len(members), len(a))
-            D[members[:, :, None], members[:, None, :]] += factor @ X @ factor.transpose(0, 2, 1)
+            change = factor @ X @ factor.transpose(0, 2, 1)
+            D[members[:, :, None], members[:, None, :]] += (change + change.transpose(0, 2, 1)) / 2
             first = last
         return State(w, D, self.state.price * np.exp(np.clip(x[first:], -30.0, 30.0)))
 
@@ -296,7 +306,10 @@ class _Coordinates:
 
 def improve(node: Node, state: State, temperature: float, options: Options, steps: int = 200) -> State:
     """Minimise the smoothed bound; the state with the least bound that was met."""
-    coordinates = _Coordinates(node, state, 1.0)
+    try:
+        coordinates = _Coordinates(node, state, 1.0)
+    except np.linalg.LinAlgError:
+        return state  # next to the cone's boundary R - D can be singular to working precision
     best, best_value, blocks = state, np.inf, node.blocks()
 
     def function(x: FloatArray) -> tuple[float, FloatArray] | None:
@@ -353,7 +366,10 @@ def root(
     node = Node(
         np.arange(n), R, c, error, group, budget.astype(float), cluster, lists, np.array(priced, np.int64), nonneg
     )
-    state = _first_state(node)
+    try:
+        state = _first_state(node)
+    except np.linalg.LinAlgError:
+        state = None
     return None if state is None else (node, state)
 
 
@@ -441,6 +457,8 @@ def screen(node: Node, state: State, target: float) -> tuple[Node, State, float,
         kept.append(keep)
     if not alive.all():
         return node, state, value, max(struck, float((value - top)[~alive].max())), True
+    if not any(keep.any() for keep in kept):
+        return node, state, value, struck, True  # the empty selection is left, and worth 0
     smaller, state = _keep(node, state, kept)
     return smaller, state, value, struck, False
 

@@ -172,6 +172,8 @@ class _Search:
             value = min(value, -negative)
             children = [(node, state)] if self.late else split(node, state)
             for child in children:
+                if not child[0].covers:
+                    continue  # the empty selection, worth 0
                 heapq.heappush(heap, (-value, next(order), *child))
         return max(self.closed, self.lower, max((-entry[0] for entry in heap), default=0.0))
 

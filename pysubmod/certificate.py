@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _relaxation as relaxation
+from ._covers import maximise
 from ._diagonal import EPS, Diagonal, choose_diagonal
 from ._quadratic import Quadratic
 from ._search import tighten
@@ -220,7 +221,7 @@ class Proof:
         w = np.zeros(problem.n)
         w[members] = weights
         self.w = w[self.pool] * self.root
-        self.objective = self._objective()
+        self.objective = self._objective(self.w)
         linear = quadratic.c[used] / self.root
         largest = float(np.square(linear).max(initial=0.0)) / 2
         self.scale = self.objective if self.objective > 0 else largest if largest > 0 else 1.0
@@ -233,15 +234,15 @@ class Proof:
         names, self.group = np.unique(matroid.codes[self.pool], return_inverse=True)
         self.budget = np.minimum(matroid.budgets[names], np.bincount(self.group, minlength=len(names)))
 
-    def _objective(self) -> float:
-        """f at the selection's weights, from below."""
-        quadratic, chosen = self.quadratic, np.flatnonzero(self.w)
+    def _objective(self, w: FloatArray) -> float:
+        """The objective at weights w (of rows of unit length), from below."""
+        quadratic, chosen = self.quadratic, np.flatnonzero(w)
         if not len(chosen):
             return 0.0
-        members, weights = self.used[chosen], self.w[chosen] / self.root[chosen]
+        members, weights = self.used[chosen], w[chosen] / self.root[chosen]
         C = quadratic.columns(members)[members]
         c = quadratic.c[members]
-        size, norm = float(np.abs(self.w).sum()), quadratic.target_norm or 0.0
+        size, norm = float(np.abs(w).sum()), quadratic.target_norm or 0.0
         slack = (self.width + len(members) + 8) * EPS * (size**2 + size * norm + float(np.abs(weights) @ np.abs(c)))
         return max(0.0, float(weights @ c - 0.5 * weights @ C @ weights) - slack)
 
@@ -333,7 +334,18 @@ class Proof:
         self.iterations += outcome.evaluations
         self.nodes += outcome.nodes
         if outcome.support is not None:
-            self.better, self.better_value = np.sort(self.pool[outcome.support]), outcome.lower * self.scale
+            self._offer(np.sort(outcome.support), R)
+
+    def _offer(self, rows: IndexArray, R: FloatArray) -> None:
+        """Keep a selection that was met if it is surely better: R was lowered, so its value there is too high."""
+        u = maximise(R[np.ix_(rows, rows)][:, :, None], self.c[rows][:, None], self.quadratic.nonneg)
+        if u is None:
+            return
+        w = np.zeros(len(self.pool))
+        w[rows] = u[:, 0] * self.unit
+        value = self._objective(w)
+        if value > self.objective * (1 + ROUNDING):
+            self.better, self.better_value = self.pool[rows], value
 
     def certificate(self, seconds: float) -> Certificate:
         bounds = {name: value * self.scale * (1 + 4 * EPS) for name, value in self.bounds.items()}
