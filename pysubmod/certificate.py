@@ -29,6 +29,7 @@ IndexArray = npt.NDArray[np.int64]
 
 METHODS = ("auto", "one-shot", "diagonal", "block")
 PROVEN = 1e-9  # of the objective: below it rounding decides
+NOISE = 1e-18  # of the target's squared norm: an objective of that size is zero
 ROUNDING = 1e-10  # the smallest gap that is aimed at
 MOST_DENSE = 4000  # rows for which an (n, n) matrix and its inverse are made
 MOST_BLOCK = 700  # rows for which the block bound is worth its time
@@ -81,7 +82,7 @@ class Certificate:
     @property
     def sentence(self) -> str:
         """What is proved, in words."""
-        if self.upper == 0.0:
+        if self.objective == 0.0 and self.proven_optimal:
             return "Optimal: no selection improves on the empty one."
         if self.proven_optimal:
             return "Optimal: no feasible selection has a larger objective (proved, up to rounding)."
@@ -229,7 +230,7 @@ class Proof:
         self.c, self.w = linear / self.unit, self.w / self.unit
         norm = quadratic.target_norm
         # Of c: sums of `width` products, each at most |g_i| |t|.
-        size = np.abs(self.c) if norm is None else np.full(len(self.c), norm / self.unit)
+        size = np.abs(self.c) if norm is None else np.sqrt(quadratic.squares[used]) / self.root * (norm / self.unit)
         self.error = (self.width + 4) * EPS * np.maximum(size, np.abs(self.c))
         names, self.group = np.unique(matroid.codes[self.pool], return_inverse=True)
         self.budget = np.minimum(matroid.budgets[names], np.bincount(self.group, minlength=len(names)))
@@ -248,6 +249,9 @@ class Proof:
 
     def relax(self, deadline: float) -> FloatArray | None:
         """The perspective relaxation's z, by row of the pool, and its bound; None where there is no bound."""
+        if not len(self.pool):
+            self._add("diagonal", 0.0)
+            return np.empty(0)
         diagonal = self._dense()[1] if len(self.pool) <= MOST_DENSE else self._matrix_free()
         if diagonal is None:
             return None
@@ -347,11 +351,18 @@ class Proof:
         if value > self.objective * (1 + ROUNDING):
             self.better, self.better_value = self.pool[rows], value
 
+    def share(self, value: float) -> float:
+        """At least this share of the optimum has a selection of that objective."""
+        upper = self.upper * self.scale * (1 + 4 * EPS)
+        # Below it, rounding decides what a score is (docs/design.md): a bound of next to nothing is nothing.
+        noise = NOISE * max(self.quadratic.target_norm or 0.0, self.unit * float(np.abs(self.c).max(initial=0.0))) ** 2
+        return 1.0 if upper - value <= noise else min(1.0, value / upper)
+
     def certificate(self, seconds: float) -> Certificate:
         bounds = {name: value * self.scale * (1 + 4 * EPS) for name, value in self.bounds.items()}
         name = min(bounds, key=lambda key: bounds[key]) if bounds else "none"
         upper = bounds.get(name, math.inf)
-        ratio = 1.0 if upper == 0.0 else min(1.0, self.objective / upper)
+        ratio = self.share(self.objective)
         trivial = min((bounds[key] for key in ("target norm", "all rows") if key in bounds), default=math.inf)
         return Certificate(
             objective=self.objective,

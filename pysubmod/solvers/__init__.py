@@ -40,10 +40,10 @@ METHODS: dict[str, Method] = {
     "omp-normalized": Method(normalized_omp, "the same, each correlation over its row's norm"),
     "greedy": Method(greedy, "the largest exact gain", "Das and Kempe 2011"),
     "residual-random": Method(
-        residual_random, "drawn uniformly from a heaviest base of what is left", "Chen, Feldman and Karbasi 2018"
+        residual_random, "drawn uniformly from a heaviest base of what is left", "Chen et al. 2018"
     ),
     "partition-sel": Method(
-        partition_sel, "drawn from every group's shortlist by raw correlation; always fills", "arXiv 2606.07954"
+        partition_sel, "drawn from every group's shortlist by raw correlation; fills", "arXiv 2606.07954"
     ),
     "swap": Method(swap, "omp-normalized, then exchanges until none improves"),
     "relax-round": Method(relax_round, "the perspective relaxation, rounded", "Xie and Deng 2020"),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._validation import as_scalar
-from ..certificate import Proof
+from ..certificate import PROVEN, Proof
 from ..matroid import PartitionMatroid
 from ..problem import GradientMatching
 from ..result import Selection, Status
@@ -50,14 +50,11 @@ def exact(
     proof = Proof(problem, matroid, trial.mask, start.indices, np.asarray(start.weights))
     proof.run(gap, started + limit, level=3)
     picks = start.indices if proof.better is None else proof.better
-    certificate = proof.certificate(0.0)
-    upper = certificate.upper
-    value = max(start.objective, proof.better_value or 0.0)
-    ratio = 1.0 if upper == 0.0 else min(1.0, value / upper)
+    ratio = proof.share(max(start.objective, proof.better_value or 0.0))
     stats = {
-        "upper": upper,
+        "upper": proof.certificate(0.0).upper,
         "ratio": ratio,
-        "proven_optimal": 1.0 - ratio <= 1e-9,
+        "proven_optimal": 1.0 - ratio <= PROVEN,
         "nodes": proof.nodes,
         "iterations": proof.iterations,
     }

@@ -68,11 +68,12 @@ def pursue(
     """Run the pursuit. Arguments: those of `pysubmod.omp_partition`, and what `solvers.solve` says of methods."""
     started = time.perf_counter()
     _check_device(device)
+    seed = as_seed(random_state)
     options = problem._core_options() | {
         "rule": as_choice("rule", rule, RULES),
         "pick": as_choice("pick", pick, PICKS),
         "ranking": as_choice("ranking", ranking, RANKINGS),
-        "random_state": as_seed(random_state) if pick == "random" or random_state is not None else None,
+        "random_state": seed if pick == "random" else None,
         "tol": as_scalar("tol", tol, minimum=0.0),
         "refine": None if refine is None else as_choice("refine", refine, REFINEMENTS),
         "swap_tol": as_scalar("swap_tol", swap_tol, minimum=SMALLEST_SWAP_TOL),

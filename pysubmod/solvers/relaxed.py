@@ -100,12 +100,11 @@ def _rounded(trial: Trial, deadline: float) -> tuple[Proof, Selection | None]:
 
 
 def _report(selection: Selection, started: float, proof: Proof, options: dict[str, Any]) -> Selection:
-    certificate = proof.certificate(0.0)
+    upper = proof.certificate(0.0).upper
     stats: dict[str, Any] = dict(selection.stats)
     stats["seconds"] = stats["seconds"] | {"total": time.perf_counter() - started}
-    if np.isfinite(certificate.upper):
-        stats["upper"] = certificate.upper
-        stats["ratio"] = min(1.0, selection.objective / certificate.upper) if certificate.upper > 0 else 1.0
+    if np.isfinite(upper):
+        stats["upper"], stats["ratio"] = upper, proof.share(selection.objective)
     names = [
         name for name in selection.config if name not in ("rule", "pick", "initial", "fill", "release_zeros", "tol")
     ]
