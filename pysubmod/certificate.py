@@ -52,7 +52,7 @@ class Certificate:
     proven_optimal : bool
         The gap is at most 1e-9, which is rounding.
     useful : bool
-        The bound says more than that the optimum is at most ``||t||^2 / 2`` or f(V).
+        At least half of the optimum is proved; else the sentence says that there is no useful certificate.
     method : str
         Where the smallest bound came from: "one-shot", "diagonal", "block", "all rows" (f(V)), "target norm" or "none".
     bounds : dict
@@ -87,9 +87,12 @@ class Certificate:
         if self.proven_optimal:
             return "Optimal: no feasible selection has a larger objective (proved, up to rounding)."
         if not self.useful:
+            bound = (
+                "nothing bounds the optimum" if math.isinf(self.upper) else f"the optimum is at most {self.upper:.6g}"
+            )
             return (
-                "No useful certificate: the problem's structure (more rows than columns with little ridge, or singular "
-                f"rows) allows none. The optimum is at most {self.upper:.6g}; the selection has {self.objective:.6g}."
+                f"No useful certificate: the selection has {self.objective:.6g}, {bound}. A ridge, or fewer rows than "
+                "columns, makes one possible; so does a selection that is nearer to optimal."
             )
         text = f"Within {_percent(self.gap)} % of optimal (proved): objective {self.objective:.6g}, "
         text += f"optimum at most {self.upper:.6g}."
@@ -363,14 +366,13 @@ class Proof:
         name = min(bounds, key=lambda key: bounds[key]) if bounds else "none"
         upper = bounds.get(name, math.inf)
         ratio = self.share(self.objective)
-        trivial = min((bounds[key] for key in ("target norm", "all rows") if key in bounds), default=math.inf)
         return Certificate(
             objective=self.objective,
             upper=upper,
             ratio=ratio,
             gap=1.0 - ratio,
             proven_optimal=1.0 - ratio <= PROVEN,
-            useful=1.0 - ratio <= PROVEN or upper < trivial * (1 - 1e-6),
+            useful=ratio >= 0.5,
             method=name,
             bounds=bounds,
             better=self.better,

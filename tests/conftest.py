@@ -9,3 +9,5 @@ for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
 
 # A shell starts background jobs with Ctrl-C ignored, and children would inherit that: the tests of Ctrl-C need it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+import strategies  # noqa: E402, F401  (loads the hypothesis profile, for every test file)
