@@ -10,7 +10,7 @@ import numpy.typing as npt
 __all__ = ["lbfgs"]
 
 FloatArray = npt.NDArray[np.float64]
-MEMORY = 20
+MEMORY = 60
 PATIENCE = 6  # steps over which progress is judged
 
 
