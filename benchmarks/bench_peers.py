@@ -2,11 +2,10 @@
 
     python benchmarks/bench_peers.py [s1 s2 s3] [--repeats 5] [--threads 2] [-o results.json]
 
-Every competitor solves the same float32 problem (free weights, no groups, since that is all the peers know), in
-turn, `repeats` times; a line
-gives the median seconds, the ratio to NumPy Batch-OMP round by round (median; above 1 is faster than NumPy), and how
-many of its picks are those of
-the float64 reference, in order. pysubmod is also timed as it is meant: w >= 0 under 8 groups.
+Every competitor solves the same float32 problem (free weights, no groups, since that is all the peers know), in turn,
+`repeats` times; a line gives the median seconds, the ratio to NumPy Batch-OMP round by round (median; above 1 is faster
+than NumPy), and how many of its picks are those of the float64 reference, in order. pysubmod is also timed as it is
+meant: w >= 0 under 8 groups.
 """
 
 from __future__ import annotations

@@ -4,10 +4,9 @@
     python benchmarks/check_exactness.py G.npy TARGET.npy LABELS.csv [--column domain]
 
 For every storage type, free and non-negative weights, with and without ridge, one group and all groups. "weights" is
-the largest
-difference from the reference's weights (QR of the rows in float64) over the largest weight; "kkt" the largest
-violation of the
-optimality conditions, relative to ||t|| times the row's norm. Exit status 1 if any support or order differs.
+the largest difference from the reference's weights (QR of the rows in float64) over the largest weight; "kkt" the
+largest violation of the optimality conditions, relative to ||t|| times the row's norm. Exit status 1 if any support or
+order differs.
 """
 
 from __future__ import annotations

@@ -155,8 +155,8 @@ class Diagonal:
     def _prox(self, v: FloatArray, L: float, start: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """argmax of -L/2 |w - v|^2 - 1/2 sum w_i^2 / z_i over w and z in [0, 1] within the budgets.
 
-        z_i = clip((|v_i| s_p - 1)/L, 0, 1) with s_p such that the budget is met:
-        sum z is piecewise linear and increasing in s: Newton's method, kept inside a bracket.
+        z_i = clip((|v_i| s_p - 1)/L, 0, 1) with s_p such that the budget is met: sum z is piecewise linear and
+        increasing in s: Newton's method, kept inside a bracket.
         """
         x = np.maximum(v, 0.0) if self.nonneg else np.abs(v)
         group, first, budget = self.group, self.first, self.budget

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import secrets
@@ -59,6 +60,9 @@ def write_atomic(path: PathLike, data: bytes) -> None:
         with open(target, "wb") as file:
             file.write(data)
         return
+    folder = os.path.dirname(target)
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(errno.ENOENT, "the folder does not exist", folder)
     temporary = _temporary(target)
     try:
         with os.fdopen(_create(temporary), "wb") as file:
@@ -70,7 +74,7 @@ def write_atomic(path: PathLike, data: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
-    _sync_folder(os.path.dirname(target))
+    _sync_folder(folder)
 
 
 def _sync_folder(folder: str) -> None:

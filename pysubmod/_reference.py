@@ -361,9 +361,9 @@ def omp_partition_reference(G, target, groups, budgets, *, ridge=0.0, tilt=0.0, 
     budgets : int array (P,)
     ridge, tilt : float
     **options
-        nonneg=True, rule="omp", tol=0.0, fill=False, release_zeros=False, pick="argmax", seed=0, ranking="relu": as
-        in docs/design.md;
-        candidates=None: mask of the rows that may be picked; initial=None: rows selected from the start.
+        nonneg=True, rule="omp", tol=0.0, fill=False, release_zeros=False, pick="argmax", seed=0, ranking="relu": as in
+        docs/design.md; candidates=None: mask of the rows that may be picked; initial=None: rows selected from the
+        start.
 
     Returns
     -------

@@ -287,9 +287,10 @@ def as_mask(value: Any, n: int, name: str = "candidates") -> npt.NDArray[np.bool
 
 
 def as_indices(value: Any, n: int, name: str) -> npt.NDArray[np.int64]:
-    """Check distinct row numbers in 0 .. n - 1; None is none."""
+    """Check distinct row numbers in 0 .. n - 1; None is none, a selection its rows."""
     if value is None:
         return np.empty(0, np.int64)
+    value = getattr(value, "indices", value) if type_name(value) == "pysubmod.result.Selection" else value
     array, _ = as_array(name, value)
     if array.size == 0 and array.ndim == 1:
         return np.empty(0, np.int64)
@@ -308,7 +309,10 @@ def as_indices(value: Any, n: int, name: str) -> npt.NDArray[np.int64]:
 
 
 def as_scalar(name: str, value: Any, *, minimum: float = -math.inf) -> float:
-    """Check a finite real number, at least `minimum` and at most 1e280 in size."""
+    """Check a finite real number, at least `minimum` and at most 1e280 in size; an array of no dimension is one."""
+    if is_torch(value) or isinstance(value, np.ndarray):
+        value = as_array(name, value)[0]
+        value = value[()] if value.ndim == 0 else value
     if isinstance(value, (bool, np.timedelta64)) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a real number, got {type_name(value)}")
     try:

@@ -123,13 +123,13 @@ def _length(name: str, value: Any) -> int:
 
 def is_scalar(budgets: Any) -> bool:
     """Whether `budgets` is meant as one number (it may still be a bad one)."""
-    return isinstance(budgets, (numbers.Number, np.generic)) or (isinstance(budgets, np.ndarray) and budgets.ndim == 0)
+    return isinstance(budgets, (numbers.Number, np.generic)) or getattr(budgets, "ndim", None) == 0
 
 
 def as_budget(name: str, value: Any) -> int:
     """Check one budget: a whole number, not negative."""
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-        value = value[()]
+    if getattr(value, "ndim", None) == 0 and not isinstance(value, np.generic):  # an array or a tensor
+        value = as_array(name, value)[0][()]
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name}: expected an integer, got the boolean {value!r}")
     if is_integer(value):

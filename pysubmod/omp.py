@@ -44,18 +44,16 @@ def omp_partition(
 ) -> Selection:
     """Select rows of G whose weighted sum matches a target, with a budget for each group.
 
-    Orthogonal matching pursuit (Pati, Rezaiifar and Krishnaprasad 1993) with an exact refit after every pick, free
-    or with
-    non-negative weights, under a partition matroid. All arithmetic is float64 on the stored numbers; the picks do not
-    depend on the number of threads, the processor or the layout of G. Ties go to the lowest row number.
+    Orthogonal matching pursuit (Pati, Rezaiifar and Krishnaprasad 1993) with an exact refit after every pick, free or
+    with non-negative weights, under a partition matroid. All arithmetic is float64 on the stored numbers; the picks do
+    not depend on the number of threads, the processor or the layout of G. Ties go to the lowest row number.
 
     Parameters
     ----------
     G : (n, d) array, or mapping {group: (n_g, d) array}
         One candidate's gradient per row: NumPy float16, float32 or float64 in any layout, memory-mapped, a torch CPU
-        tensor
-        (bfloat16 too), or anything with ``__array__`` or ``__dlpack__`` on the CPU. Read in place, never modified. Of a
-        mapping, rows are numbered through in its order; its keys are the groups.
+        tensor (bfloat16 too), or anything with ``__array__`` or ``__dlpack__`` on the CPU. Read in place, never
+        modified. Of a mapping, rows are numbered through in its order; its keys are the groups.
     target : (d,) or (m, d) array
         The gradient to match, e.g. the mean validation gradient; the mean of m rows is taken.
     budgets : int, mapping {label: int}, sequence, or PartitionMatroid
@@ -121,9 +119,8 @@ def omp_partition(
 
     Notes
     -----
-    One pass over the eligible rows for each pick (two products in the same pass for ``rule="greedy"``, which also
-    keeps n x k float64
-    numbers). ``rule="greedy"`` with ``nonneg=True`` refits for each candidate that could be best.
+    One pass over the eligible rows for each pick (two products in the same pass for ``rule="greedy"``, which also keeps
+    n x k float64 numbers). ``rule="greedy"`` with ``nonneg=True`` refits for each candidate that could be best.
 
     Examples
     --------

@@ -20,18 +20,16 @@ class GradientMatching:
     """Match a target gradient by a weighted sum of few rows.
 
     ``f(S) = max <w, c> - 1/2 w' C w`` over weights w on S (``w >= 0`` if `nonneg`), with ``C = G G' + ridge * I`` and
-    ``c = G t + tilt/2 * diag(G G')``. With ``tilt=0`` that is half of ``||t||^2`` minus half of the smallest
-    ``||t - G_S' w||^2 + ridge * ||w||^2``. The weights of a support are exact: a Cholesky factor and, for ``w >=
-    0``, the active
-    set method of Lawson and Hanson (1974), all in float64 whatever the type of G.
+    ``c = G t + tilt/2 * diag(G G')``. With ``tilt=0`` that is half of ``||t||^2`` minus half of the smallest ``||t -
+    G_S' w||^2 + ridge * ||w||^2``. The weights of a support are exact: a Cholesky factor and, for ``w >= 0``, the
+    active set method of Lawson and Hanson (1974), all in float64 whatever the type of G.
 
     Parameters
     ----------
     G : (n, d) array, or mapping {group: (n_g, d) array}
         One candidate's gradient per row: NumPy float16, float32 or float64 in any layout, memory-mapped, a torch CPU
         tensor (bfloat16 too), or anything with ``__array__`` or ``__dlpack__`` on the CPU. Read in place, never
-        modified. Integers are
-        copied to float64.
+        modified. Integers are copied to float64.
     target : (d,) or (m, d) array
         The gradient to match; the mean of m rows is taken.
     ridge : float, default 0

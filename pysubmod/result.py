@@ -52,7 +52,7 @@ _EXPLANATIONS = {
     "tolerance": "The residual is within the tolerance that was asked for.",
     "no_gain": "No eligible candidate would improve the objective any further.",
     "rank_deficient": "Every eligible candidate that still scores depends linearly on the picks, up to rounding.",
-    "exhausted": "No eligible candidate is left, although budget is.",
+    "exhausted": "No eligible candidate is left: the budgets exceed what there is to pick.",
     "stopped": "The callback asked to stop.",
 }
 
@@ -81,7 +81,7 @@ class Selection:
         How it ran: route, device, threads, passes over `G`, bytes read, seconds by phase, target norm, number
         of picks that only fill the budget.
     config : dict
-        Everything needed to repeat it.
+        The options that it ran with, and the shape and type of the problem.
 
     Notes
     -----

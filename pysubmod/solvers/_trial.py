@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .._quadratic import Quadratic
-from .._validation import as_choice, as_mask, as_threads, is_integer, shown
+from .._validation import as_mask, as_threads, is_integer, shown
 from ..matroid import PartitionMatroid
 from ..problem import GradientMatching
 from ..result import Selection, Status
-from .pursuit import pursue
+from .pursuit import check_device, pursue
 
 __all__ = ["COMMON", "TOL", "Trial", "first_best"]
 
@@ -59,7 +59,7 @@ class Trial:
         self._started = time.perf_counter()
         if not isinstance(verbose, bool) and not is_integer(verbose):
             raise TypeError(f"verbose: expected 0 or 1, got {shown(verbose)}")
-        as_choice("device", device, ("auto", "cpu", "cuda"))
+        check_device(device)
         as_threads(n_threads)
         self.problem, self.matroid = problem, matroid
         self.mask, self._verbose = as_mask(candidates, problem.n), verbose

@@ -20,7 +20,18 @@ from ..matroid import PartitionMatroid
 from ..problem import GradientMatching
 from ..result import Selection, Status
 
-__all__ = ["RULES", "Progress", "greedy", "normalized_omp", "omp", "partition_sel", "pursue", "residual_random", "swap"]
+__all__ = [
+    "RULES",
+    "Progress",
+    "check_device",
+    "greedy",
+    "normalized_omp",
+    "omp",
+    "partition_sel",
+    "pursue",
+    "residual_random",
+    "swap",
+]
 
 RULES = ("omp", "normalized", "greedy")
 PICKS = ("argmax", "random")
@@ -67,7 +78,7 @@ def pursue(
 ) -> Selection:
     """Run the pursuit. Arguments: those of `pysubmod.omp_partition`, and what `solvers.solve` says of methods."""
     started = time.perf_counter()
-    _check_device(device)
+    check_device(device)
     seed = as_seed(random_state)
     options = problem._core_options() | {
         "rule": as_choice("rule", rule, RULES),
@@ -201,9 +212,10 @@ def _selection(
     )
 
 
-def _check_device(device: Any) -> None:
-    if as_choice("device", device, ("auto", "cpu", "cuda")) == "cuda":
+def check_device(device: Any) -> None:
+    if device == "cuda":
         raise ValueError("device: this version has no CUDA solver; use device='cpu' (or 'auto')")
+    as_choice("device", device, ("auto", "cpu"))
 
 
 def _check_initial(initial: Any, matroid: PartitionMatroid) -> npt.NDArray[np.int64]:
