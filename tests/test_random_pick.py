@@ -224,6 +224,22 @@ def test_the_mean_over_seeds_is_the_expectation(rule, nonneg):
     assert abs(np.mean(values) - mean) <= 5 * error
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_partition_sel_has_its_guarantee(seed):
+    """Raw correlations as weights: E f >= OPT / (1 + (M1 / m_r) / lambda_r(R)), here with 500 seeds."""
+    instance = Enumerated(seed, nonneg=True)
+    C = instance.A.T @ instance.A
+    R = C / np.sqrt(np.outer(C.diagonal(), C.diagonal()))
+    triples = list(itertools.combinations(range(instance.n), sum(instance.budgets)))
+    least, least_scaled = (min(np.linalg.eigvalsh(M[np.ix_(S, S)])[0] for S in triples) for M in (C, R))
+    bound = instance.optimum() / (1 + C.diagonal().max() / least / least_scaled)
+    problem = pysubmod.GradientMatching(instance.G, instance.target, ridge=instance.ridge)
+    matroid = pysubmod.PartitionMatroid(instance.groups, instance.budgets)
+    values = [pysubmod.solve(problem, matroid, "partition-sel", random_state=s).objective for s in range(500)]
+    assert np.mean(values) + 5 * np.std(values) / math.sqrt(500) >= bound
+    assert min(values) > 0
+
+
 # ---- the door -------------------------------------------------------------------------------------------------------
 
 
