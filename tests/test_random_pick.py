@@ -236,7 +236,7 @@ def test_partition_sel_has_its_guarantee(seed):
     problem = pysubmod.GradientMatching(instance.G, instance.target, ridge=instance.ridge)
     matroid = pysubmod.PartitionMatroid(instance.groups, instance.budgets)
     values = [pysubmod.solve(problem, matroid, "partition-sel", random_state=s).objective for s in range(500)]
-    assert np.mean(values) + 5 * np.std(values) / math.sqrt(500) >= bound
+    assert np.mean(values) >= bound
     assert min(values) > 0
 
 
