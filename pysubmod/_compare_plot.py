@@ -37,7 +37,7 @@ def compare_figure(comparison: Comparison) -> Figure:
     for point in points:
         _mark(ax, *point)
     _ceiling(ax, comparison, proved)
-    ax.set_xlabel("seconds to choose and refit (median)")
+    ax.set_xlabel("time to choose and refit (median)")
     what = "of the certified upper bound" if proved else "of the best found (no bound could be proved)"
     ax.set_ylabel(f"objective, % {what}")
     ax.set_title(f"Quality against time: {comparison.problem}", fontsize=11, loc="left")
