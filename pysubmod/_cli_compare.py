@@ -149,7 +149,8 @@ def _own(args: argparse.Namespace) -> tuple[Any, Any, Any]:
 def _demo(args: argparse.Namespace) -> tuple[Any, Any, Any]:
     given = [name for name in ("gradients", "target", "groups", "candidates") if getattr(args, name) is not None]
     if given:
-        raise InputError(f"--demo: brings its own problem; leave {'G.npy' if 'gradients' in given else given[0]} out")
+        name = "G.npy" if given[0] == "gradients" else f"--{given[0]}"
+        raise InputError(f"--demo: brings its own problem; leave {name} out")
     from .datasets import load_demo
 
     data = load_demo()

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ._comparison import NO_ANGLE, cosines
 from ._files import PathLike, write_atomic
 from ._quadratic import Quadratic
-from ._validation import as_scalar, is_integer, shown
+from ._validation import as_mask, as_scalar, is_integer, shown
 from .certificate import Certificate, certify
 from .matroid import PartitionMatroid, checked_matroid
 from .problem import GradientMatching
@@ -215,7 +215,8 @@ def compare(
     names = _checked_names(methods)
     if not is_integer(seeds) or isinstance(seeds, bool) or seeds < 1:
         raise ValueError(f"seeds: expected an integer of at least 1, got {shown(seeds)}")
-    limit = as_scalar("time_limit", time_limit, minimum=0.0)
+    gap, limit = as_scalar("gap", gap, minimum=0.0), as_scalar("time_limit", time_limit, minimum=0.0)
+    as_mask(candidates, problem.n)
     options = {"candidates": candidates, "n_threads": n_threads}
     tell = progress or (lambda *_: None)
     trials: dict[str, _Trials | Exception] = {}
