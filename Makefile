@@ -11,7 +11,7 @@ SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc bindings -na
 CXX_FILES = $(shell find csrc bindings tests/cpp -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 
 .DELETE_ON_ERROR:
-.PHONY: help build demo test test-py test-cpp sanitize lint format bench clean
+.PHONY: help build demo test test-py test-cpp sanitize lint format bench docs-pictures clean
 
 help:
 	@echo "make demo      build, then run the demo on real gradients; writes demo.png"
@@ -20,6 +20,7 @@ help:
 	@echo "make sanitize  the C++ tests under the address, undefined-behaviour and thread sanitizers"
 	@echo "make lint      ruff, mypy and clang-format, changing nothing;  make format  applies the formatters"
 	@echo "make bench     the benchmarks"
+	@echo "make docs-pictures  the pictures and tables of docs/, measured again"
 	@echo "make build     the package, editable, in $(VENV)"
 	@echo "make clean     remove everything that was built, $(VENV) included"
 
@@ -51,6 +52,9 @@ format: $(VENV)/.tools
 
 bench: build $(VENV)/.tools
 	set -e; for script in benchmarks/bench_*.py; do $(BIN)/python $$script; done
+
+docs-pictures: build $(VENV)/.tools
+	$(BIN)/python docs/make_pictures.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info pysubmod/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

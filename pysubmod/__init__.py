@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from . import datasets
 from .certificate import Certificate, certify
+from .compare import Comparison, compare
 from .config import estimate_memory, show_config
 from .diagnostics import Diagnosis, diagnose
 from .matroid import PartitionMatroid
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Certificate",
+    "Comparison",
     "Diagnosis",
     "GradientMatching",
     "PartitionMatroid",
@@ -29,6 +31,7 @@ __all__ = [
     "__version__",
     "available_methods",
     "certify",
+    "compare",
     "datasets",
     "diagnose",
     "estimate_memory",

@@ -274,7 +274,7 @@ class _Coordinates:
         for members in node.blocks():
             local = inverse[members[:, :, None], members[:, None, :]]
             values, vectors = np.linalg.eigh(local)
-            least = np.maximum(values, 1e-12 * values[:, -1:])
+            least = np.maximum(values, 1e-12 * np.abs(values[:, -1:]))
             self.blocks.append((members, vectors / np.sqrt(least)[:, None, :], np.tril_indices(members.shape[1])))
         self.length = n + sum(len(b) * len(t[0]) for b, _, t in self.blocks) + len(state.price)
 

@@ -1,18 +1,18 @@
-"""The command `pysubmod`: select, demo, info."""
+"""The command `pysubmod`: select, compare, demo, info."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from . import _cli_compare
 from ._cli_inputs import InputError, read_array, read_budgets, read_groups, read_rows
-from ._files import check_writable
+from ._cli_outputs import OutputError, check_output, silence_stdout, writing
 from ._progress import ProgressBar
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ Choose training samples by gradient matching under budgets.
 
   pysubmod demo                 a minute on real gradients: a table and a picture
   pysubmod select --help        choose rows of your own gradients
+  pysubmod compare --help       every method on the same problem, and how far from optimal the best one is
   pysubmod info                 version, devices and threads of this installation
 """
 
@@ -63,7 +64,7 @@ compare with top-k, per-domain top-k and random draws. Prints a table and its ex
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The argument parser of the command and its three subcommands."""
+    """The argument parser of the command and its subcommands."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("pysubmod", description=_MAIN, epilog=_EXIT_CODES, formatter_class=raw)
     parser.add_argument("--version", action="store_true", help="print the version and stop")
@@ -74,6 +75,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_select_arguments(select)
     select.set_defaults(run=run_select)
+
+    compare = commands.add_parser(
+        "compare", help="every method on the same problem", description=_cli_compare.DESCRIPTION, epilog=_EXIT_CODES,
+        formatter_class=raw,
+    )  # fmt: skip
+    _cli_compare.add_compare_arguments(compare)
+    compare.set_defaults(run=_cli_compare.run_compare)
 
     demo = commands.add_parser(
         "demo", help="a selection on real gradients", description=_DEMO, epilog=_EXIT_CODES, formatter_class=raw
@@ -137,10 +145,10 @@ def main(argv: list[str] | None = None) -> int:
         return code
     except InputError as error:
         return _fail(str(error), BAD_INPUT)
-    except _OutputError as error:
+    except OutputError as error:
         return _fail(str(error), NO_OUTPUT)
     except BrokenPipeError:
-        _silence_stdout()
+        silence_stdout()
         return NO_OUTPUT
     except KeyboardInterrupt:
         return _fail("interrupted; no partial file is left behind", INTERRUPTED)
@@ -156,10 +164,6 @@ def _dispatch(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
         parser.print_help(sys.stderr)
         return BAD_INPUT
     return int(args.run(args))
-
-
-class _OutputError(Exception):
-    """The output cannot be written."""
 
 
 def _fail(text: str, code: int) -> int:
@@ -181,35 +185,18 @@ def _plain_warnings() -> Iterator[None]:
         yield
 
 
-def _silence_stdout() -> None:
-    """Nothing more can be said there: keep the interpreter from trying again, and complaining, when it exits."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-@contextlib.contextmanager
-def _writing(path: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        name = "standard output" if path == "-" else repr(path)
-        if path == "-":
-            _silence_stdout()
-        raise _OutputError(f"--output: cannot write {name}: {error.strerror or error}") from None
-
-
 def run_select(args: argparse.Namespace) -> int:
     """`pysubmod select`."""
     files = {name: getattr(args, name) for name in ("gradients", "target", "groups", "candidates", "initial")}
     files = {name: path for name, path in files.items() if path is not None}
-    _check_output(args.output, files)
+    check_output(args.output, files)
     gradients = read_array("G", args.gradients, mapped=True)
     groups = None if args.groups is None else read_groups(args.groups, args.group_column)
     budgets = read_budgets(args.budgets, groups)
     selection = _solve(args, gradients, groups, budgets)
     selection = replace(selection, config={**selection.config, "files": files})
 
-    with _writing(args.output):
+    with writing(args.output):
         if args.output == "-":
             sys.stdout.write(selection.to_json())
             sys.stdout.flush()
@@ -224,17 +211,6 @@ def run_select(args: argparse.Namespace) -> int:
         if args.output != "-":
             print(f"  saved as   {args.output}", file=stream)
     return TOO_SHORT if short and args.require_full else OK
-
-
-def _check_output(output: str, files: dict[str, str]) -> None:
-    """Find out before the long work whether its result can be kept, and that it overwrites no input."""
-    if output == "-":
-        return
-    with _writing(output):
-        check_writable(output)
-    for path in files.values():
-        if os.path.isfile(output) and os.path.exists(path) and os.path.samefile(output, path):
-            raise InputError(f"--output: {output!r} is also an input and would be overwritten")
 
 
 def _solve(args: argparse.Namespace, gradients: Any, groups: Any, budgets: Any) -> Selection:
@@ -276,8 +252,7 @@ def run_demo(args: argparse.Namespace) -> int:
     from .demo import compare
 
     output = args.output or "demo.png"
-    with _writing(output):
-        check_writable(output)
+    check_output(output, {})
     try:
         plot.require_matplotlib()
         drawable = True
@@ -293,7 +268,7 @@ def run_demo(args: argparse.Namespace) -> int:
     if not drawable:
         print("No picture: Matplotlib is not installed (pip install pysubmod[plot]).")
         return OK
-    with _writing(output):
+    with writing(output):
         plot.save_figure(plot.demo_figure(comparison), output)
     print(f"The picture is in {output}")
     return OK

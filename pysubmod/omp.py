@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ._validation import as_groups, as_mask
+from ._validation import as_choice, as_groups, as_mask
 from .matroid import PartitionMatroid
 from .problem import GradientMatching
 from .result import Selection
@@ -132,10 +131,19 @@ def omp_partition(
     """
     problem = GradientMatching(G, target, ridge=ridge, nonneg=nonneg, tilt=tilt)
     mask = as_mask(candidates, problem.n)
-    matroid = _matroid(G, problem, budgets, groups, mask)
+    matroid = matroid_of(G, problem, budgets, groups, mask)
+    if refine is not None:
+        as_choice("refine", refine, ("swap", "best"))
     if refine == "best":
-        options = {"rule": rule, "pick": pick, "tol": tol, "initial": initial, "callback": callback}
-        _nothing_else(options | {"fill": fill, "release_zeros": release_zeros})
+        _nothing_else(
+            rule=rule != "omp",
+            pick=pick != "argmax",
+            tol=tol != 0.0,
+            fill=fill is not False,
+            release_zeros=release_zeros is not False,
+            initial=initial is not None,
+            callback=callback is not None,
+        )
         own: dict[str, Any] = {"candidates": mask, "device": device, "n_threads": n_threads, "verbose": verbose}
         return solve(problem, matroid, "best", random_state=random_state, **own)
     selection = pursue(
@@ -158,16 +166,16 @@ def omp_partition(
     return selection._made_from(problem, matroid, mask)
 
 
-def _nothing_else(options: dict[str, Any]) -> None:
-    default = inspect.signature(omp_partition).parameters
-    for name, value in options.items():
-        if value is not default[name].default and value != default[name].default:
+def _nothing_else(**given: bool) -> None:
+    for name, is_given in given.items():
+        if is_given:
             raise ValueError(f"{name}: refine='best' makes its own way; leave {name} out, or use refine='swap'")
 
 
-def _matroid(
+def matroid_of(
     G: Any, problem: GradientMatching, budgets: Any, groups: Any, mask: npt.NDArray[np.bool_] | None
 ) -> PartitionMatroid:
+    """The constraint that the arguments of `omp_partition` describe; only rows in `mask` need a budget."""
     if isinstance(G, Mapping):
         if groups is not None:
             raise ValueError("groups: not with a mapping G, whose keys are the groups")

@@ -16,24 +16,7 @@ import pysubmod
 from pysubmod.cli import main
 from pysubmod.result import Selection
 
-N, D = 40, 12
-LABELS = ["math", "code", "chat", "spam"]
-
-
-@pytest.fixture
-def files(tmp_path, monkeypatch):
-    """A small problem in the current folder: G.npy, t.npy, and the labels in every form."""
-    monkeypatch.chdir(tmp_path)
-    rng = np.random.default_rng(1)
-    np.save("G.npy", rng.standard_normal((N, D)).astype(np.float32))
-    np.save("t.npy", rng.standard_normal(D))
-    labels = [LABELS[i % 4] for i in range(N)]
-    np.save("labels.npy", np.array(labels))
-    np.save("codes.npy", np.arange(N) % 4)
-    (tmp_path / "labels.txt").write_text("\n".join(labels) + "\n")
-    rows = "".join(f"{i},{label},x{i}\n" for i, label in enumerate(labels))
-    (tmp_path / "labels.csv").write_text("row,domain,id\n" + rows, encoding="utf-8-sig")
-    return tmp_path
+N, D = 40, 12  # of the problem in `files`
 
 
 def select_args(*more, budgets="math=2,code=1,chat=1,spam=0", groups="labels.csv", output="sel.json"):
