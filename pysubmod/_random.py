@@ -15,9 +15,15 @@ import numpy.typing as npt
 
 from ._validation import is_integer, shown
 
-__all__ = ["as_seed", "random_bits", "random_order", "uniform"]
+__all__ = ["as_seed", "check_seed", "random_bits", "random_order", "uniform"]
 
 _STEP = np.uint64(0x9E3779B97F4A7C15)
+
+
+def check_seed(random_state: Any) -> None:
+    """Refuse what `as_seed` would, without drawing from a generator."""
+    if not isinstance(random_state, np.random.Generator | np.random.RandomState):
+        as_seed(random_state)
 
 
 def as_seed(random_state: Any) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,7 @@ class Certificate:
     proven_optimal : bool
         The gap is at most 1e-9, which is rounding.
     useful : bool
-        At least half of the optimum is proved; else the sentence says that there is no useful certificate.
+        The bound is at most twice the best objective known; else the sentence says that it is of no use.
     method : str
         Where the smallest bound came from: "one-shot", "diagonal", "block", "all rows" (f(V)), "target norm" or "none".
     bounds : dict
@@ -94,8 +95,11 @@ class Certificate:
                 f"No useful certificate: the selection has {self.objective:.6g}, {bound}. A ridge, or fewer rows than "
                 "columns, makes one possible; so does a selection that is nearer to optimal."
             )
-        text = f"Within {_percent(self.gap)} % of optimal (proved): objective {self.objective:.6g}, "
-        text += f"optimum at most {self.upper:.6g}."
+        if self.ratio >= 0.5:
+            text = f"Within {_percent(self.gap)} % of optimal (proved): "
+        else:
+            text = f"Reaches at least {_percent(self.ratio, math.floor)} % of the optimum (proved): "
+        text += f"objective {self.objective:.6g}, optimum at most {self.upper:.6g}."
         if self.better_objective is not None:
             text += f" A better selection is known: objective {self.better_objective:.6g}."
         return text
@@ -169,13 +173,21 @@ def certify(
     started = time.perf_counter()
     matroid = checked_matroid(problem, matroid)
     members, weights = _members(problem, matroid, selection)
-    gap = as_scalar("gap", gap, minimum=0.0)
+    gap = as_gap(gap)
     limit = as_scalar("time_limit", time_limit, minimum=0.0)
     level = METHODS.index(as_choice("method", method, METHODS))
     mask = as_mask(candidates, problem.n)
     proof = Proof(problem, matroid, mask, members, weights)
     proof.run(gap, started + limit, level)
     return proof.certificate(time.perf_counter() - started)
+
+
+def as_gap(gap: Any) -> float:
+    """Check a share of the optimum."""
+    checked = as_scalar("gap", gap, minimum=0.0)
+    if checked >= 1.0:
+        raise ValueError(f"gap: expected a share of the optimum below 1, e.g. 0.01 for 1 %; got {gap}")
+    return checked
 
 
 def _members(problem: GradientMatching, matroid: PartitionMatroid, selection: Any) -> tuple[IndexArray, FloatArray]:
@@ -267,6 +279,11 @@ class Proof:
     def upper(self) -> float:
         return min(self.bounds.values(), default=math.inf)
 
+    def add_bound(self, name: str, upper: float) -> None:
+        """Take a bound on the objective that somebody else has proved."""
+        if math.isfinite(upper):
+            self._add(name, upper / self.scale * (1 + 4 * EPS))
+
     def _add(self, name: str, value: float) -> None:
         self.bounds[name] = min(value, self.bounds.get(name, math.inf))
 
@@ -281,7 +298,7 @@ class Proof:
             # w >= 0 with c <= 0: no weight helps.
             self._add("diagonal", 0.0)
             return
-        target = 1.0 / (1.0 - min(gap, 1.0 - 1e-12)) if self.objective > 0 else 0.0
+        target = 1.0 / (1.0 - gap) if self.objective > 0 else 0.0
         if len(self.pool) > MOST_DENSE:
             diagonal = self._matrix_free()
             if diagonal is not None:
@@ -372,7 +389,7 @@ class Proof:
             ratio=ratio,
             gap=1.0 - ratio,
             proven_optimal=1.0 - ratio <= PROVEN,
-            useful=ratio >= 0.5,
+            useful=self.share(max(self.objective, self.better_value or 0.0)) >= 0.5,
             method=name,
             bounds=bounds,
             better=self.better,
@@ -383,10 +400,10 @@ class Proof:
         )
 
 
-def _percent(share: float) -> str:
-    """Two digits, rounded up: what is printed must hold as well."""
+def _percent(share: float, rounded: Callable[[float], int] = math.ceil) -> str:
+    """Two digits, rounded to the safe side: what is printed must hold as well."""
     if share <= 0.0:
         return "0"
     digits = 1 - math.floor(math.log10(100 * share))
     factor = 10.0**digits
-    return f"{math.ceil(100 * share * factor) / factor:g}"
+    return f"{rounded(100 * share * factor) / factor:g}"

@@ -9,7 +9,8 @@ import numpy as np
 
 from ._backends import core, cuda_devices
 from ._validation import as_choice, as_threads, default_threads, is_integer, shown
-from .solvers.pursuit import REFINEMENTS, RULES
+from .certificate import MOST_DENSE
+from .solvers.pursuit import RULES
 
 __all__ = ["estimate_memory", "show_config"]
 
@@ -81,8 +82,8 @@ def estimate_memory(
         "greedy" keeps n x k float64 numbers more.
     n_threads : int, optional
         Default: the CPUs this process may use.
-    refine : {"swap"}, optional
-        "swap" keeps up to 6 n x k float64 numbers more.
+    refine : {"swap", "best"}, optional
+        "swap" keeps up to 6 n x k float64 numbers more; "best" a few n x n matrices as well, up to 4,000 rows.
 
     Returns
     -------
@@ -92,7 +93,7 @@ def estimate_memory(
     """
     as_choice("rule", rule, RULES)
     if refine is not None:
-        as_choice("refine", refine, REFINEMENTS)
+        as_choice("refine", refine, ("swap", "best"))
     threads = as_threads(n_threads)
     for name, value in (("n", n), ("d", d), ("k", k)):
         if not is_integer(value) or value < 0:
@@ -106,5 +107,7 @@ def estimate_memory(
     greedy = 8 * (n * k + 2 * n) + factor if rule == "greedy" else 0
     # Columns at the members, those read ahead, coefficients, and a second table where members are idle.
     swap = 8 * n * (6 * k + 16) + threads * 12 * 1024 * k + 4 * factor if refine is not None else 0
+    if refine == "best":  # C, its scaled copy, its inverse, and what a factorisation works in
+        swap += 6 * 8 * n * n if n <= MOST_DENSE else 0
     solver = by_row + by_column + factor + packing + greedy + swap
     return {"gradients": n * d * item, "solver": solver, "total": n * d * item + solver}

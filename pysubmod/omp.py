@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ._validation import as_choice, as_groups, as_mask
+from ._validation import as_choice, as_groups, as_mask, as_scalar
 from .matroid import PartitionMatroid
 from .problem import GradientMatching
 from .result import Selection
 from .solvers import solve
-from .solvers.pursuit import Callback, pursue
+from .solvers.pursuit import PICKS, RULES, Callback, pursue
 
 __all__ = ["omp_partition"]
 
@@ -132,13 +132,11 @@ def omp_partition(
     problem = GradientMatching(G, target, ridge=ridge, nonneg=nonneg, tilt=tilt)
     mask = as_mask(candidates, problem.n)
     matroid = matroid_of(G, problem, budgets, groups, mask)
-    if refine is not None:
-        as_choice("refine", refine, ("swap", "best"))
-    if refine == "best":
+    if refine is not None and as_choice("refine", refine, ("swap", "best")) == "best":
         _nothing_else(
-            rule=rule != "omp",
-            pick=pick != "argmax",
-            tol=tol != 0.0,
+            rule=as_choice("rule", rule, RULES) != "omp",
+            pick=as_choice("pick", pick, PICKS) != "argmax",
+            tol=as_scalar("tol", tol) != 0.0,
             fill=fill is not False,
             release_zeros=release_zeros is not False,
             initial=initial is not None,

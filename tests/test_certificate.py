@@ -222,7 +222,7 @@ def test_nothing_useful_is_said_so():
     """More rows than columns and no ridge: only the trivial bound is left."""
     rng = np.random.default_rng(2)
     problem = pysubmod.GradientMatching(rng.normal(size=(30, 3)), rng.normal(size=3))
-    found = pysubmod.solve(problem, 2).certify()
+    found = pysubmod.certify(problem, 2, [int(np.argmin(np.abs(problem.gains([]))))])
     assert not found.useful
     assert found.method == "target norm"
     assert "No useful certificate" in str(found)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from .._random import as_seed
+from .._random import check_seed
 from .._validation import as_choice, as_mask
 from ..matroid import PartitionMatroid, checked_matroid
 from ..problem import GradientMatching
@@ -47,7 +47,7 @@ METHODS: dict[str, Method] = {
     ),
     "swap": Method(swap, "omp-normalized, then exchanges until none improves"),
     "relax-round": Method(relax_round, "the perspective relaxation, rounded", "Xie and Deng 2020"),
-    "best": Method(best, "swap from omp-normalized and from relax-round, the better one"),
+    "best": Method(best, "swap from the better omp and from relax-round, the better one"),
     "exact": Method(exact, "branch and bound: the optimum, or a bound at the time limit"),
     "stochastic-greedy": Method(
         stochastic_greedy, "the largest exact gain within a random sample", "Mirzasoleiman et al. 2015"
@@ -92,7 +92,7 @@ def solve(problem: GradientMatching, matroid: PartitionMatroid | int, method: st
         partition-sel      drawn from every group's shortlist by raw correlation; fills    arXiv 2606.07954
         swap               omp-normalized, then exchanges until none improves
         relax-round        the perspective relaxation, rounded                             Xie and Deng 2020
-        best               swap from omp-normalized and from relax-round, the better one
+        best               swap from the better omp and from relax-round, the better one
         exact              branch and bound: the optimum, or a bound at the time limit
         stochastic-greedy  the largest exact gain within a random sample                   Mirzasoleiman et al. 2015
         grad-match         omp with weights >= 0 and an error tolerance                    Killamsetty et al. 2021
@@ -107,7 +107,8 @@ def solve(problem: GradientMatching, matroid: PartitionMatroid | int, method: st
         =================  ==============================================================  =========================
     **options
         Of every method: candidates, device, n_threads, verbose, as in `omp_partition`; and random_state (int, NumPy
-        Generator or RandomState, or None), which methods without randomness check and leave alone. "omp",
+        Generator or RandomState, or None), which methods without randomness check and leave
+        alone (per-group draws a seed for its base in any case). "omp",
         "omp-normalized", "greedy", "swap", "residual-random" and "partition-sel" take the other keywords of
         `omp_partition` too. Others have options of their own: swap_tol and max_swaps (swap), rule (residual-random),
         ranking (partition-sel), time_limit (relax-round, best, exact), gap (exact), epsilon (stochastic-greedy), eps
@@ -125,7 +126,7 @@ def solve(problem: GradientMatching, matroid: PartitionMatroid | int, method: st
     """
     matroid = checked_matroid(problem, matroid)
     solver = METHODS[as_choice("method", method, available_methods())].solver
-    if "rule" in options and method != "residual-random":
+    if "rule" in options and method not in ("residual-random", "per-group"):
         raise TypeError("rule: is what method says; use method=" + ", ".join(map(repr, available_methods())))
     selection = solver(problem, matroid, **_accepted(method, solver, options))
     selection = replace(selection, config={"method": method} | selection.config)
@@ -144,8 +145,7 @@ def _accepted(method: str, solver: Callable[..., Selection], options: dict[str, 
     if open_ended == "common":
         names += COMMON
     if "random_state" in options and "random_state" not in names:
-        if options["random_state"] is not None:
-            as_seed(options["random_state"])
+        check_seed(options["random_state"])
         options = {name: value for name, value in options.items() if name != "random_state"}
     unknown = [name for name in options if name not in names]
     if unknown:

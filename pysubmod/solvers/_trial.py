@@ -146,11 +146,13 @@ class Trial:
         names = ("ridge", "tilt", "nonneg", "budgets", "n", "d", "dtype", "version")
         config = {name: judged.config[name] for name in names}
         config["candidates"] = self.problem.n if self.mask is None else int(self.mask.sum())
-        if self._verbose:
-            self._print(judged)
+        self.tell(judged)
         return replace(judged, status=why, stats=report, config=config | options)
 
-    def _print(self, judged: Selection) -> None:
+    def tell(self, judged: Selection) -> None:
+        """With `verbose`, a line for each pick."""
+        if not self._verbose:
+            return
         values = np.cumsum(judged.gains)
         norms = np.full(len(judged), np.nan) if judged.residual_norms is None else judged.residual_norms
         for j, (row, value, norm) in enumerate(zip(judged.indices, values, norms, strict=True), 1):

@@ -15,8 +15,6 @@ from ._trial import TOL, FloatArray, Trial
 
 __all__ = ["divbs"]
 
-RANK_TOL = 1e-10  # relative Schur complement of a row that depends on the picks, as in the pursuit
-
 
 def divbs(
     problem: GradientMatching,
@@ -51,7 +49,7 @@ def divbs(
     root = np.sqrt(np.maximum(pool.squares, 0.0))
     scale = np.divide(np.abs(g), root, out=np.zeros_like(g), where=root > 0).max(initial=0.0)
     basis = np.zeros((len(g), trial.rank))  # <g_i, q_j>, q the orthonormalised picks
-    rank_tol = _rank_tol(problem)
+    rank_tol = pool.rank_tol
     picks: list[int] = []
     while (eligible := trial.open(picks)).any():
         eligible &= (left > rank_tol * pool.squares) & (np.abs(g) > TOL * scale * root)
@@ -72,12 +70,6 @@ def divbs(
 def _mean_target(trial: Trial) -> FloatArray:
     share = np.full(len(trial.rows), 1.0 / max(len(trial.rows), 1))
     return trial.quadratic.times(share) - trial.quadratic.ridge * share
-
-
-def _rank_tol(problem: GradientMatching) -> float:
-    if not problem._is_gram:
-        return RANK_TOL
-    return 4 * float(np.sqrt(np.finfo(problem._rows.dtype).eps))
 
 
 def _draw(weights: FloatArray, at: float) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._validation import as_scalar
-from ..certificate import PROVEN, Proof
+from ..certificate import PROVEN, Proof, as_gap
 from ..matroid import PartitionMatroid
 from ..problem import GradientMatching
 from ..result import Selection, Status
@@ -43,11 +43,12 @@ def exact(
     """
     started = time.perf_counter()
     trial = Trial(problem, matroid, **common)
-    gap = as_scalar("gap", gap, minimum=0.0)
+    gap = as_gap(gap)
     limit = as_scalar("time_limit", time_limit, minimum=0.0)
     own = {"candidates": trial.mask, "n_threads": trial.n_threads, "device": trial.device}
     start = best(problem, matroid, time_limit=limit, **own)
     proof = Proof(problem, matroid, trial.mask, start.indices, np.asarray(start.weights))
+    proof.add_bound("relaxation", start.stats.get("upper", np.inf))
     proof.run(gap, started + limit, level=3)
     picks = start.indices if proof.better is None else proof.better
     ratio = proof.share(max(start.objective, proof.better_value or 0.0))

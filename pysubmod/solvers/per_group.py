@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._random import as_seed, random_bits
+from .._validation import as_choice
 from ..matroid import PartitionMatroid
 from ..problem import GradientMatching
 from ..result import Selection, Status
@@ -41,17 +42,16 @@ def per_group(
     random_state : int, Generator, RandomState or None
         Gives every group a seed of its own, if the base uses one.
     **options
-        What else the base takes, but for `initial` and `callback`.
+        What else the base takes, but for `initial` and `callback`; a `time_limit` is that of each group.
 
     Notes
     -----
     A status other than "budget" or "exhausted" is that of the first group, in the order of the labels, that stopped for
     another reason. If the base has weights of its own, ``stats["method_weights"]`` are those, group by group.
     """
-    from . import solve
+    from . import METHODS, solve
 
-    if base == "per-group":
-        raise ValueError("base: expected another method than 'per-group'")
+    as_choice("base", base, [name for name in METHODS if name != "per-group"])
     for name in ("initial", "callback"):
         if name in options:
             raise TypeError(f"{name}: not an option of method='per-group', which runs its base once for each group")

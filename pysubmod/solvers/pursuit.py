@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._backends import core
-from .._random import as_seed
+from .._random import as_seed, check_seed
 from .._validation import as_choice, as_count, as_flag, as_indices, as_mask, as_scalar, as_threads, is_integer, shown
 from ..matroid import PartitionMatroid
 from ..problem import GradientMatching
@@ -37,6 +37,7 @@ RULES = ("omp", "normalized", "greedy")
 PICKS = ("argmax", "random")
 RANKINGS = ("relu", "signed")
 REFINEMENTS = ("swap",)
+DEFAULT_SWAP_TOL = 1e-9
 SMALLEST_SWAP_TOL = 1e-12  # below it what a swap gains is rounding
 
 
@@ -63,7 +64,7 @@ def pursue(
     pick: str = "argmax",
     ranking: str = "relu",
     refine: str | None = None,
-    swap_tol: float = 1e-9,
+    swap_tol: float = DEFAULT_SWAP_TOL,
     max_swaps: int | None = None,
     fill: bool = False,
     release_zeros: bool = False,
@@ -79,12 +80,12 @@ def pursue(
     """Run the pursuit. Arguments: those of `pysubmod.omp_partition`, and what `solvers.solve` says of methods."""
     started = time.perf_counter()
     check_device(device)
-    seed = as_seed(random_state)
+    check_seed(random_state)
     options = problem._core_options() | {
         "rule": as_choice("rule", rule, RULES),
         "pick": as_choice("pick", pick, PICKS),
         "ranking": as_choice("ranking", ranking, RANKINGS),
-        "random_state": seed if pick == "random" else None,
+        "random_state": as_seed(random_state) if pick == "random" else None,
         "tol": as_scalar("tol", tol, minimum=0.0),
         "refine": None if refine is None else as_choice("refine", refine, REFINEMENTS),
         "swap_tol": as_scalar("swap_tol", swap_tol, minimum=SMALLEST_SWAP_TOL),
@@ -94,6 +95,8 @@ def pursue(
     }
     if ranking != "relu" and not (pick == "random" and fill):
         raise ValueError("ranking: orders rows that do not help, which only pick='random' with fill=True draws from")
+    if refine is None and (swap_tol != DEFAULT_SWAP_TOL or max_swaps is not None):
+        raise ValueError("swap_tol, max_swaps: say how swaps are searched for; pass refine='swap' too")
     if options["tol"] > 0 and problem.route == "gram" and math.isnan(problem._target_norm):
         raise ValueError("tol: the residual is not known from K and c alone; give from_gram(..., target_norm=||t||)")
     mask = as_mask(candidates, problem.n)
@@ -123,7 +126,23 @@ def pursue(
 omp = partial(pursue, rule="omp")
 normalized_omp = partial(pursue, rule="normalized")
 greedy = partial(pursue, rule="greedy")
-swap = partial(pursue, rule="normalized", refine="swap")
+
+
+def swap(problem: GradientMatching, matroid: PartitionMatroid, **options: Any) -> Selection:
+    """Normalised OMP (or what it makes of `initial`), then `omp_partition`'s ``refine="swap"``.
+
+    Parameters
+    ----------
+    swap_tol : float, default 1e-9
+        A swap has to gain more than this share of the objective.
+    max_swaps : int, optional
+        Default: no limit.
+    **options
+        Those of `omp_partition` but rule and refine.
+    """
+    if "refine" in options:
+        raise TypeError("refine: is what method='swap' says; leave it out")
+    return pursue(problem, matroid, rule="normalized", refine="swap", **options)
 
 
 def residual_random(
@@ -213,7 +232,7 @@ def _selection(
 
 
 def check_device(device: Any) -> None:
-    if device == "cuda":
+    if isinstance(device, str) and device == "cuda":
         raise ValueError("device: this version has no CUDA solver; use device='cpu' (or 'auto')")
     as_choice("device", device, ("auto", "cpu"))
 

@@ -19,6 +19,10 @@ from .pursuit import normalized_omp, omp, swap
 
 __all__ = ["best", "relax_round"]
 
+# Options of the last search on the way, which the caller did not give.
+PATH_OPTIONS = {"rule", "pick", "ranking", "random_state", "refine", "swap_tol", "max_swaps"}
+PATH_OPTIONS |= {"initial", "fill", "release_zeros", "tol"}
+
 IndexArray = npt.NDArray[np.int64]
 
 
@@ -51,7 +55,7 @@ def relax_round(
             "ridge: G G' + ridge I is singular (more rows than columns, or repeated ones), so there is no relaxation "
             "to round; pass ridge > 0, e.g. 0.01 times the mean squared row norm"
         )
-    return _report(rounded, started, proof, {"time_limit": limit})
+    return _report(trial, rounded, started, proof, {"time_limit": limit})
 
 
 def best(problem: GradientMatching, matroid: PartitionMatroid, *, time_limit: float = 10.0, **common: Any) -> Selection:
@@ -77,7 +81,7 @@ def best(problem: GradientMatching, matroid: PartitionMatroid, *, time_limit: fl
     second = first if rounded is None else swap(problem, matroid, initial=rounded.indices, **own)
     plain = "omp-normalized" if start is starts[0] else "omp"
     winner, path = (second, "relaxation") if second.objective > first.objective else (first, plain)
-    found = _report(winner, started, proof, {"time_limit": limit})
+    found = _report(trial, winner, started, proof, {"time_limit": limit})
     stats = found.stats | {"path": path, "relaxation": "none: C is singular" if rounded is None else "rounded"}
     return replace(found, stats=stats)
 
@@ -99,13 +103,12 @@ def _rounded(trial: Trial, deadline: float) -> tuple[Proof, Selection | None]:
     return proof, normalized_omp(trial.problem, trial.matroid, initial=trial.rows[picks], **_own(trial))
 
 
-def _report(selection: Selection, started: float, proof: Proof, options: dict[str, Any]) -> Selection:
+def _report(trial: Trial, selection: Selection, started: float, proof: Proof, options: dict[str, Any]) -> Selection:
     upper = proof.certificate(0.0).upper
     stats: dict[str, Any] = dict(selection.stats)
     stats["seconds"] = stats["seconds"] | {"total": time.perf_counter() - started}
     if np.isfinite(upper):
         stats["upper"], stats["ratio"] = upper, proof.share(selection.objective)
-    names = [
-        name for name in selection.config if name not in ("rule", "pick", "initial", "fill", "release_zeros", "tol")
-    ]
-    return replace(selection, stats=stats, config={name: selection.config[name] for name in names} | options)
+    config = {name: value for name, value in selection.config.items() if name not in PATH_OPTIONS}
+    trial.tell(selection)
+    return replace(selection, stats=stats, config=config | options)
