@@ -119,7 +119,7 @@ def omp_partition(
     """
     problem = GradientMatching(G, target, ridge=ridge, nonneg=nonneg, tilt=tilt)
     mask = as_mask(candidates, problem.n)
-    matroid = matroid_of(G, problem, budgets, groups, mask)
+    matroid = _matroid(G, problem, budgets, groups, mask)
     selection = pursue(
         problem,
         matroid,
@@ -138,10 +138,9 @@ def omp_partition(
     return selection._made_from(problem, matroid, mask)
 
 
-def matroid_of(
+def _matroid(
     G: Any, problem: GradientMatching, budgets: Any, groups: Any, mask: npt.NDArray[np.bool_] | None
 ) -> PartitionMatroid:
-    """The constraint that the arguments of `omp_partition` describe; only rows in `mask` need a budget."""
     if isinstance(G, Mapping):
         if groups is not None:
             raise ValueError("groups: not with a mapping G, whose keys are the groups")
