@@ -120,7 +120,7 @@ def _compare(args: argparse.Namespace) -> Comparison:
 
 
 def _problem(args: argparse.Namespace) -> tuple[GradientMatching, PartitionMatroid, npt.NDArray[np.bool_] | None]:
-    from .omp import matroid_of
+    from .omp import _matroid
     from .problem import GradientMatching
 
     gradients, target, groups = _demo(args) if args.demo else _own(args)
@@ -133,7 +133,7 @@ def _problem(args: argparse.Namespace) -> tuple[GradientMatching, PartitionMatro
     if relative is not None:
         ridge = as_scalar("ridge_relative", relative, minimum=0.0) * _mean_square(problem, mask)
         problem = GradientMatching(gradients, target, ridge=ridge, nonneg=not args.free)
-    return problem, matroid_of(gradients, problem, budgets, groups, mask), mask
+    return problem, _matroid(gradients, problem, budgets, groups, mask), mask
 
 
 def _own(args: argparse.Namespace) -> tuple[Any, Any, Any]:

@@ -33,7 +33,7 @@ def table(comparison: Comparison) -> str:
     lines.append("-" * len(lines[-1]))
     lines += [_line(row, width) for row in comparison.rows]
     certificate = comparison.certificate
-    lines += ["", f"The best, {comparison.best.config['method']}: {certificate}"]
+    lines += ["", f"{comparison.best.config['method']}: {certificate}"]
     random = [row for row in comparison.rows if row.random]
     if random:
         lines.append(f"Random methods: mean and standard deviation over {len(random[0].objectives)} seeds.")

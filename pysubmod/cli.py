@@ -120,6 +120,10 @@ def _add_select_arguments(parser: argparse.ArgumentParser) -> None:
              " (normalized), or by the exact gain (greedy)")  # fmt: skip
     add("--ridge", type=float, default=0.0, metavar="X", help="penalty on the squared weights (default: 0)")
     add("--tilt", type=float, default=0.0, metavar="X", help="weight of the squared row norms (default: 0)")
+    add("--pick", choices=["argmax", "random"], default="argmax",
+        help="take the best candidate, or draw one of the best that fill the budgets (default: argmax)")  # fmt: skip
+    add("--random-state", type=int, metavar="INT", help="seed of --pick random (default: a fresh one, which is saved)")
+    add("--refine", choices=["swap", "best"], help="exchange picks until none improves; or the best of what is quick")
     add("--tol", type=float, default=0.0, metavar="X", help="stop at this residual, relative to the target's norm")
     add("--fill", action="store_true", help="use up the budgets with weight 0 when nothing improves the match")
     add("--release-zeros", action="store_true", help="a pick whose weight falls to 0 gives its budget back")
@@ -223,8 +227,10 @@ def _solve(args: argparse.Namespace, gradients: Any, groups: Any, budgets: Any) 
         try:
             return omp_partition(
                 gradients, target, budgets, groups=groups, ridge=args.ridge, nonneg=not args.free, rule=args.rule,
-                tilt=args.tilt, fill=args.fill, release_zeros=args.release_zeros, tol=args.tol,
-                candidates=candidates, initial=initial, n_threads=args.n_threads, callback=bar.callback,
+                pick=args.pick, refine=args.refine, random_state=args.random_state, tilt=args.tilt,
+                fill=args.fill, release_zeros=args.release_zeros, tol=args.tol, candidates=candidates,
+                initial=initial, n_threads=args.n_threads,
+                callback=None if args.refine == "best" else bar.callback,
             )  # fmt: skip
         except (ValueError, TypeError) as error:  # they name the argument, which has the option's name
             raise InputError(str(error)) from error

@@ -275,7 +275,7 @@ def _run(
 
     seconds: list[float] = []
     selections = [once(0)]
-    if selections[0].config.get("random_state") is not None:  # only where something was random
+    if selections[0].config.get("random_state") is not None:  # recorded where something was drawn
         selections += [once(seed) for seed in range(1, seeds)]
     while len(seconds) < REPEATS and seconds[0] < FAST:
         once(0)

@@ -131,7 +131,7 @@ def omp_partition(
     """
     problem = GradientMatching(G, target, ridge=ridge, nonneg=nonneg, tilt=tilt)
     mask = as_mask(candidates, problem.n)
-    matroid = matroid_of(G, problem, budgets, groups, mask)
+    matroid = _matroid(G, problem, budgets, groups, mask)
     if refine is not None and as_choice("refine", refine, ("swap", "best")) == "best":
         _nothing_else(
             rule=as_choice("rule", rule, RULES) != "omp",
@@ -170,10 +170,9 @@ def _nothing_else(**given: bool) -> None:
             raise ValueError(f"{name}: refine='best' makes its own way; leave {name} out, or use refine='swap'")
 
 
-def matroid_of(
+def _matroid(
     G: Any, problem: GradientMatching, budgets: Any, groups: Any, mask: npt.NDArray[np.bool_] | None
 ) -> PartitionMatroid:
-    """The constraint that the arguments of `omp_partition` describe; only rows in `mask` need a budget."""
     if isinstance(G, Mapping):
         if groups is not None:
             raise ValueError("groups: not with a mapping G, whose keys are the groups")

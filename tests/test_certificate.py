@@ -226,11 +226,13 @@ def test_nothing_useful_is_said_so():
     assert not found.useful
     assert found.method == "target norm"
     assert "No useful certificate" in str(found)
+    assert list(pysubmod.solve(problem, 2).certify().bounds) == ["target norm"]
     gram = pysubmod.GradientMatching.from_gram(np.ones((3, 3)), np.ones(3))
     nothing = pysubmod.solve(gram, 1).certify()
     assert nothing.upper == math.inf
     assert nothing.ratio == 0.0
     assert not nothing.useful
+    assert "No useful certificate" in str(nothing)
     assert json.dumps(nothing.to_dict())
 
 
@@ -265,8 +267,9 @@ def test_a_better_selection_is_shown():
     p = random_problem(1, n=9, d=5, n_groups=3, k=1, ridge=0.3)
     problem, matroid = problem_of(p)
     best, _ = optimum(p)
-    worst = min((i for i in range(9) if problem.value([i]) > 0), key=lambda i: problem.value([i]))
-    found = pysubmod.certify(problem, matroid, [worst], gap=0.0)
+    draws = [pysubmod.solve(problem, matroid, "random", random_state=seed).indices for seed in range(30)]
+    rows = next(rows for rows in draws if 0.6 * best < problem.value(rows) < 0.95 * best)
+    found = pysubmod.certify(problem, matroid, rows, gap=0.0)
     assert found.better is not None
     assert matroid.is_feasible(found.better)
     assert problem.value(found.better) == pytest.approx(found.better_objective, rel=1e-9)

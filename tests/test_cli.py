@@ -425,3 +425,24 @@ def test_progress_bar_only_after_a_second(monkeypatch, capsys):
     assert "2 of 9" in err
     assert "3 of 9" in err
     assert _progress.ProgressBar(enabled=False).callback is None
+
+
+def test_select_by_other_ways(files):
+    """What `omp_partition` offers beside its argmax."""
+    for extra in (
+        ["--refine", "swap"],
+        ["--refine", "best", "--ridge", "0.5"],
+        ["--pick", "random", "--random-state", "3"],
+    ):
+        given = ["select", "G.npy", "--target", "t.npy", "--budgets", "6", "-o", "s.json", "--quiet", *extra]
+        assert main(given) == 0
+        first = Selection.load("s.json")
+        assert len(first) <= 6
+        assert main(given) == 0
+        assert Selection.load("s.json").indices.tolist() == first.indices.tolist()
+
+
+def test_refine_best_takes_nothing_else(files, capsys):
+    given = ["select", "G.npy", "--target", "t.npy", "--budgets", "6", "-o", "s.json"]
+    assert main([*given, "--refine", "best", "--fill"]) == 2
+    assert "fill: refine='best' makes its own way" in capsys.readouterr().err
