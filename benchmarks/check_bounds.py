@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import pysubmod
-from pysubmod import _diagonal, _relaxation, _search, certificate
+from pysubmod import _diagonal, _nodes, _proof, _relaxation, _search
 
 RELATIVE = 1e-12  # an upper bound this far below the optimum is a violation
 KINDS = ("gaussian", "shared", "duplicates", "near-duplicates", "zero rows", "spread norms", "rank deficient", "short")
@@ -155,11 +155,11 @@ def random_instance(seed):
 def lowered_sizes(rng):
     """Send a small problem the way of a large one, at random."""
     choices = {
-        (_relaxation, "FIRST_COVERS"): (1, 6, 600),
-        (_relaxation, "FIRST_BLOCK"): (1, 2, 3, 8),
-        (_relaxation, "MOST_NUMBERS"): (8, 400, 400_000),
+        (_nodes, "FIRST_COVERS"): (1, 6, 600),
+        (_nodes, "FIRST_BLOCK"): (1, 2, 3, 8),
+        (_nodes, "MOST_NUMBERS"): (8, 400, 400_000),
         (_search, "FEW"): (0, 0, 20_000),
-        (certificate, "MOST_DENSE"): (0, 4000, 4000, 4000),
+        (_proof, "MOST_DENSE"): (0, 4000, 4000, 4000),
     }
     kept = {place: getattr(*place) for place in choices}
     try:
@@ -198,7 +198,7 @@ def certified(rng, instance):
     for method, limit in (("one-shot", 0.0), ("diagonal", 0.01), ("block", 0.0), ("block", rng.choice([0.01, 0.1, 1]))):
         selection = random_selection(rng, instance)
         with lowered_sizes(rng):
-            gap = float(rng.choice([0.0, 1e-3, 1e-2]))
+            gap = float(rng.choice([0.0, 1e-3, 1e-2, rng.uniform(0.0, 0.3)]))
             got = pysubmod.certify(
                 instance.problem, instance.matroid, selection, gap=gap, time_limit=limit, method=method
             )
@@ -245,7 +245,9 @@ def diagonal_bounds(rng, proof, R):
     """The diagonal formula at random w0, for the library's D and for random ones."""
     n, nonneg = len(proof.c), proof.quadratic.nonneg
     if proof.quadratic.ridge > 0:
-        yield "diagonal: ridge", proof._matrix_free().bound(random_point(rng, proof, R)), True
+        free = proof._matrix_free()
+        if free is not None:
+            yield "diagonal: ridge", free.bound(random_point(rng, proof, R)), True
     chosen = _diagonal.choose_diagonal(R)
     options = [] if chosen is None else [("library's D", chosen[0])]
     D = np.exp(2 * rng.normal(size=n))
@@ -273,30 +275,30 @@ def random_state(rng, proof, node, state):
 def block_bounds(rng, proof, R):
     """The block formula at random points of a root node, merged ones, and after a split and a screening."""
     with lowered_sizes(rng):
-        start = _relaxation.root(R, proof.c, proof.error, proof.group, proof.budget, proof.quadratic.nonneg)
+        start = _nodes.root(R, proof.c, proof.error, proof.group, proof.budget, proof.quadratic.nonneg)
         while start is not None:
             node, state = start
             state = random_state(rng, proof, node, state)
             found = _relaxation.bound(node, state)
             if found is not None:
-                yield "block: random", found[0], True
-                children = _relaxation.split(node, state) if sum(r.shape[1] for r, _ in node.covers) > 1 else []
+                yield "block: random", found.value, True
+                children = _nodes.split(node, state) if sum(r.shape[1] for r, _ in node.covers) > 1 else []
                 parts = [_relaxation.bound(*child) for child in children if len(child[0].covers)]
                 if parts and all(part is not None for part in parts):
-                    yield "block: split", max(part[0] for part in parts), True
-                target = found[0] * rng.uniform(0.3, 1.0)
-                smaller, after, _, struck, dead = _relaxation.screen(node, state, target)
+                    yield "block: split", max(part.value for part in parts), True
+                target = found.value * rng.uniform(0.3, 1.0)
+                smaller, after, struck, dead = _nodes.screen(node, state, found, target)
                 left = None if dead else _relaxation.bound(smaller, after)
                 if dead or left is not None:
-                    yield "block: screened", max(struck, 0.0 if dead else left[0]), True
-            start = _relaxation.merge(node, state)
+                    yield "block: screened", max(struck, 0.0 if dead else left.value), True
+            start = _nodes.merge(node, state)
 
 
 def bounds_below(rng, instance):
     """The formulas of the certificates at random points, in the problem's units."""
     none = np.empty(0, np.int64)
     members = instance.best if rng.random() < 0.5 else none
-    proof = certificate.Proof(
+    proof = _proof.Proof(
         instance.problem, instance.matroid, None, members, np.asarray(instance.problem.weights(members))
     )
     if len(proof.pool) == 0:

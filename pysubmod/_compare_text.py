@@ -6,7 +6,7 @@ import math
 import textwrap
 from typing import TYPE_CHECKING
 
-from .certificate import PROVEN
+from ._proof import PROVEN
 
 if TYPE_CHECKING:
     from .compare import Comparison, Row

@@ -8,9 +8,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["cholesky", "maximise", "solve"]
+__all__ = ["cholesky", "maxima", "maximise", "solve"]
 
 FloatArray = npt.NDArray[np.float64]
+
+EPS = float(np.finfo(np.float64).eps)
 
 
 def cholesky(matrices: FloatArray) -> FloatArray | None:
@@ -53,6 +55,32 @@ def maximise(matrices: FloatArray, linear: FloatArray, nonneg: bool) -> FloatArr
     if len(wrong):
         u[:, wrong] = _pivot(matrices[:, :, wrong], linear[:, wrong], u[:, wrong] >= 0.0)
     return u
+
+
+def maxima(
+    matrices: FloatArray, linear: FloatArray, error: FloatArray, nonneg: bool
+) -> tuple[FloatArray, FloatArray] | None:
+    """The largest of ``linear'u - 1/2 u'matrix u`` for every linear term within `error`, from above, and the u.
+
+    With r = q - Mu at any u (>= 0 where asked), raising q to Mu + max(r, 0) only raises the maximum over u >= 0; and
+    the maximum without signs is 1/2 u'Mu + u'r + 1/2 r'M^-1 r.
+    """
+    u = maximise(matrices, linear, nonneg)
+    lower = cholesky(matrices)
+    if u is None or lower is None:
+        return None
+    k = len(linear)
+    image = (matrices * u).sum(axis=1)
+    left = linear - image
+    left = np.maximum(left, 0.0) if nonneg else np.abs(left)
+    left += error + (k + 3) * EPS * (np.abs(linear) + (np.abs(matrices) * np.abs(u)).sum(axis=1))
+    trace = np.zeros(linear.shape[1])  # of the inverse: no less than its largest eigenvalue
+    for j in range(k):
+        unit = np.zeros_like(linear)
+        unit[j] = 1.0
+        trace += solve(lower, unit)[j]
+    value = 0.5 * (u * image).sum(axis=0) + (np.abs(u) * left).sum(axis=0) + np.square(left).sum(axis=0) * trace
+    return np.asarray(value * (1 + (k + 3) * EPS * 4)), u
 
 
 def _pivot(matrices: FloatArray, linear: FloatArray, active: npt.NDArray[np.bool_]) -> FloatArray:

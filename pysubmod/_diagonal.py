@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Diagonal", "Relaxed", "choose_diagonal"]
+__all__ = ["Diagonal", "Relaxed", "choose_diagonal", "largest_eigenvalue"]
 
 FloatArray = npt.NDArray[np.float64]
 IndexArray = npt.NDArray[np.int64]
@@ -39,7 +39,7 @@ def choose_diagonal(R: FloatArray) -> tuple[FloatArray, FloatArray] | None:
     if not (diagonal > 1e-12).all():
         return None
     root = np.sqrt(diagonal)
-    largest = _largest_eigenvalue(lambda x: root * (inverse @ (root * x)), n)
+    largest = largest_eigenvalue(lambda x: root * (inverse @ (root * x)), n)
     if not largest > 0.0:
         return None
     scale = 1.0 / largest
@@ -54,7 +54,7 @@ def choose_diagonal(R: FloatArray) -> tuple[FloatArray, FloatArray] | None:
     return None
 
 
-def _largest_eigenvalue(times: Callable[[FloatArray], FloatArray], n: int) -> float:
+def largest_eigenvalue(times: Callable[[FloatArray], FloatArray], n: int) -> float:
     """By Lanczos' method with a fixed start; from below, and close."""
     start = 1.0 + 1e-2 * np.cos(np.arange(n))
     basis = [start / np.linalg.norm(start)]
@@ -129,7 +129,7 @@ class Diagonal:
         """Accelerated proximal gradient with restart (Beck and Teboulle 2009; O'Donoghue and Candes 2015)."""
         root = np.sqrt(self.D)
         n = len(w)
-        L = 1.02 * _largest_eigenvalue(lambda x: self.times(x / root) / root - x, n) + 1e-12
+        L = 1.02 * largest_eigenvalue(lambda x: self.times(x / root) / root - x, n) + 1e-12
         x = y = w * root
         c, speed, price = self.c / root, 1.0, np.zeros(len(self.budget))
         best, best_w, z = np.inf, w, np.zeros(n)

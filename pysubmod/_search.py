@@ -5,13 +5,15 @@ from __future__ import annotations
 import heapq
 import time
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, product
 
 import numpy as np
 import numpy.typing as npt
 
-from ._covers import maximise
-from ._relaxation import Node, Options, State, bound, cover_values, improve, merge, screen, split
+from ._covers import maxima
+from ._descent import improve
+from ._nodes import by_cluster, merge, screen, split
+from ._relaxation import Found, Node, State, bound
 
 __all__ = ["Outcome", "tighten"]
 
@@ -23,7 +25,8 @@ LATER_TEMPERATURES = (3e-4, 1e-4)
 LAST_TEMPERATURES = (3e-5, 1e-5)
 AIM = 0.5  # of the present gap
 LEAST_AIM = 2e-3  # below it a pass goes for the gap that was asked for
-FEW = 20_000  # selections of a node that are simply all evaluated
+FEW = 20_000  # selections of a node that are simply all evaluated,
+WORK = 2e8  # if there are not too many numbers to it: selections times rows cubed
 CHUNK = 2_000_000  # numbers of their matrices at a time
 
 
@@ -32,19 +35,20 @@ class Outcome:
     """What is proved: no feasible selection is worth more than `upper` (in the node's units)."""
 
     upper: float
-    lower: float  # the value of the best selection met
-    support: IndexArray | None  # it, if better than the one known before
+    support: IndexArray | None  # a selection that seems better than the one known before
     nodes: int
     evaluations: int
 
 
 class _Search:
     def __init__(self, lower: float, deadline: float) -> None:
+        # Of selections met on the way it is taken in the lowered R, so it may be a little high: a higher target only
+        # loosens what is proved. Whether they really are better is for others to judge.
         self.lower, self.deadline = lower, deadline
         self.support: IndexArray | None = None
         self.evaluations = self.nodes = 0
         self.aim = 0.0  # of the present pass: 1 - lower / upper
-        self.closed = 0.0  # the largest bound among what this pass gave up
+        self.closed = 0.0  # the largest bound among what was given up
 
     @property
     def target(self) -> float:
@@ -54,85 +58,74 @@ class _Search:
     def late(self) -> bool:
         return time.perf_counter() > self.deadline
 
-    def offer(self, rows: IndexArray, value: float) -> None:
-        if value > self.lower * (1 + 1e-10):
-            self.lower, self.support = value, rows
+    def give_up(self, upper: float) -> None:
+        self.closed = max(self.closed, upper)
 
-    def round_off(self, node: Node, state: State) -> None:
+    def round_off(self, node: Node, found: Found) -> None:
         """The union of every cluster's best cover is a selection: it may be a better one."""
         if len(node.priced):
             return  # might be over the budgets
-        found = bound(node, state)
-        if found is None:
-            return
-        picks: dict[int, tuple[float, IndexArray]] = {}
-        for (rows, owner), value in zip(node.covers, found[1], strict=True):
-            for b in np.unique(owner):
-                mine = np.flatnonzero(owner == b)
-                j = int(mine[value[mine].argmax()])
-                if value[j] > picks.get(int(b), (-np.inf,))[0]:
-                    picks[int(b)] = (float(value[j]), rows[:, j])
-        rows = np.concatenate([rows for _, rows in picks.values()])
-        self._evaluate(node, rows[:, None])
+        best = np.full(node.n_clusters, -np.inf)
+        picks: list[IndexArray] = [np.empty(0, np.int64)] * node.n_clusters
+        for (rows, owner), gain in zip(node.covers, found.gains, strict=True):
+            for j in np.lexsort((-gain, owner))[np.unique(np.sort(owner), return_index=True)[1]]:
+                if gain[j] > best[owner[j]]:
+                    best[owner[j]], picks[owner[j]] = gain[j], rows[:, j]
+        self.evaluate(node, np.concatenate(picks)[:, None])
 
-    def _evaluate(self, node: Node, supports: IndexArray) -> float:
-        """The largest objective among these supports (k, m), from above; infinite where C is too near to singular."""
+    def evaluate(self, node: Node, supports: IndexArray) -> float | None:
+        """The largest objective among these supports (k, m), from above; None if C is too near to singular, or late."""
         k, m = supports.shape
         most, step = 0.0, max(1, CHUNK // (k * k))
         for first in range(0, m, step):
+            if first and self.late:
+                return None
             rows = supports[:, first : first + step]
             matrices, linear = np.asarray(node.R[rows[:, None], rows[None, :]]), node.c[rows]
-            u = maximise(matrices, linear, node.nonneg)
-            above = cover_values(matrices, linear, node.error[rows], node.nonneg)
-            if u is None or above is None:
-                return np.inf
+            found = maxima(matrices, linear, node.error[rows], node.nonneg)
+            if found is None:
+                return None
+            above, u = found
+            most = max(most, float(above.max()))
             value = (u * (linear - 0.5 * (matrices * u).sum(axis=1))).sum(axis=0)
             j = int(value.argmax())
-            self.offer(node.rows[rows[:, j]], float(value[j]))
-            most = max(most, float(above.max()))
+            if value[j] > self.lower * (1 + 1e-10):
+                self.lower, self.support = float(value[j]), node.rows[rows[:, j]]
         return most
 
     def enumerate(self, node: Node) -> bool:
         """Evaluate every selection of a node that has few; False if it has not."""
-        if len(node.priced):
+        lists = by_cluster(node)
+        size = sum(max(len(rows) for rows in own) for own in lists)
+        number = float(np.prod(node.counts().astype(float)))
+        if len(node.priced) or number > FEW or number * size**3 > WORK:
             return False
-        counts = node.counts()
-        if np.prod(counts.astype(float)) > FEW:
-            return False
-        lists: list[list[IndexArray]] = [[] for _ in counts]
-        for rows, owner in node.covers:
-            for j, b in enumerate(owner):
-                lists[b].append(rows[:, j])
         by_size: dict[int, list[IndexArray]] = {}
-        stack: list[tuple[int, list[IndexArray]]] = [(0, [])]
-        while stack:
-            b, parts = stack.pop()
-            if b == len(lists):
-                rows = np.concatenate(parts)
-                by_size.setdefault(len(rows), []).append(rows)
-            else:
-                stack.extend((b + 1, [*parts, rows]) for rows in lists[b])
-        worth = max(self._evaluate(node, np.array(group).T) for group in by_size.values())
-        if not np.isfinite(worth):
-            return False
-        self.closed = max(self.closed, worth)
+        for parts in product(*([rows[:, j] for rows in own for j in range(rows.shape[1])] for own in lists)):
+            support = np.concatenate(parts)
+            by_size.setdefault(len(support), []).append(support)
+        for supports in by_size.values():
+            worth = self.evaluate(node, np.array(supports).T)
+            if worth is None:
+                return False
+            self.give_up(worth)
         return True
 
     def cool(self, node: Node, state: State, temperatures: tuple[float, ...]) -> tuple[Node, State, float, bool]:
         """Optimise at falling temperatures, screening after each; the least bound, and whether nothing is left."""
         least = np.inf
         for temperature in temperatures:
-            options = Options(self.target, self.deadline)
-            state = improve(node, state, temperature, options)
-            self.evaluations += options.evaluations
-            if bound(node, state) is None:
+            state, evaluations = improve(node, state, temperature, self.target, self.deadline)
+            self.evaluations += evaluations
+            found = bound(node, state)
+            if found is None:
                 break
-            self.round_off(node, state)
-            node, state, value, struck, dead = screen(node, state, self.target)
-            least = min(least, value)
-            self.closed = max(self.closed, min(struck, least))
+            least = min(least, found.value)
+            self.round_off(node, found)
+            node, state, struck, dead = screen(node, state, found, self.target)
+            self.give_up(min(struck, least))
             if dead or least <= self.target:
-                self.closed = max(self.closed, min(least, self.target))
+                self.give_up(min(least, self.target))
                 return node, state, least, True
             if self.late:
                 break
@@ -145,7 +138,7 @@ class _Search:
         while True:
             node, state, value, done = self.cool(node, state, LAST_TEMPERATURES if last else LATER_TEMPERATURES)
             least = min(least, value)
-            if done or self.enumerate(node):
+            if done or (not self.late and self.enumerate(node)):
                 return None
             merged = None if self.late else merge(node, state)
             if merged is not None:
@@ -156,24 +149,21 @@ class _Search:
                 last = True
 
     def run(self, node: Node, state: State, upper: float) -> float:
-        """One pass: a bound that is at most the target, unless the time is up first."""
+        """One pass: a bound on this node that is at most the target, unless the time is up first."""
         self.closed = 0.0
         order = count()
         heap: list[tuple[float, int, Node, State]] = [(-upper, next(order), node, state)]
         while heap and not self.late:
             negative, _, node, state = heapq.heappop(heap)
             if -negative <= self.target:
-                self.closed = max(self.closed, -negative)
+                self.give_up(-negative)
                 continue
             found = self.work(node, state)
             if found is None:
                 continue
             node, state, value = found
             value = min(value, -negative)
-            children = [(node, state)] if self.late else split(node, state)
-            for child in children:
-                if not child[0].covers:
-                    continue  # the empty selection, worth 0
+            for child in [(node, state)] if self.late else split(node, state):
                 heapq.heappush(heap, (-value, next(order), *child))
         return max(self.closed, self.lower, max((-entry[0] for entry in heap), default=0.0))
 
@@ -187,12 +177,13 @@ def tighten(node: Node, state: State, lower: float, upper: float, gap: float, de
     search = _Search(lower, deadline)
     search.aim = gap
     node, state, value, done = search.cool(node, state, FIRST_TEMPERATURES)
-    upper = min(upper, search.closed if done else value)
-    while not search.late and search.aim < 1.0 - search.lower / upper:
+    gone = search.closed  # what the root has lost already is in none of the passes
+    upper = min(upper, gone if done else max(gone, value))
+    while not done and not search.late and search.aim < 1.0 - search.lower / upper:
         near = AIM * (1.0 - search.lower / upper)
         search.aim = near if near > max(gap, LEAST_AIM) else gap
-        before, upper = upper, min(upper, search.run(node, state, upper))
+        before, upper = upper, min(upper, max(gone, search.run(node, state, upper)))
         if search.aim == gap and not upper < before:
             break  # rounding is in the way
         search.aim = gap
-    return Outcome(max(upper, search.lower), search.lower, search.support, search.nodes, search.evaluations)
+    return Outcome(max(upper, search.lower), search.support, search.nodes, search.evaluations)

@@ -8,8 +8,8 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from ._backends import core, cuda_devices
+from ._proof import MOST_DENSE
 from ._validation import as_choice, as_threads, default_threads, is_integer, shown
-from .certificate import MOST_DENSE
 from .solvers.pursuit import RULES
 
 __all__ = ["estimate_memory", "show_config"]

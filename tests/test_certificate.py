@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 
@@ -14,8 +15,8 @@ from oracles import best_value, units_of_rows
 from strategies import EXAMPLES, random_problem, seeds
 
 import pysubmod
-from pysubmod import _relaxation, certificate
-from pysubmod.certificate import METHODS, Certificate, _percent
+from pysubmod import _nodes, _proof, _relaxation
+from pysubmod.certificate import Certificate, _above, _below
 
 GRADIENTS = pysubmod.datasets.load_demo()
 
@@ -81,7 +82,7 @@ def test_corners_next_to_singular(seed):
 def test_a_lopsided_D_makes_no_bound():
     """A factorisation reads one triangle of D and the products both: R - D must be positive semidefinite in both."""
     two = np.zeros(2, np.int64)
-    node, state = _relaxation.root(np.eye(2), np.ones(2), np.zeros(2), two, np.array([2]), False)
+    node, state = _nodes.root(np.eye(2), np.ones(2), np.zeros(2), two, np.array([2]), False)
     assert _relaxation.bound(node, state) is not None
     lopsided = np.array([[0.5, 10.0], [0.0, 0.5]])
     node = dataclasses.replace(node, cluster=two, covers=((np.array([[0], [1]]), np.zeros(1, np.int64)),))
@@ -183,7 +184,7 @@ def test_masks_are_kept():
 def test_without_the_matrix_the_bound_is_the_same(nonneg, monkeypatch):
     """n > 4000, d = 6: D = ridge I is used without C; the dense formula with the same D and w0 agrees."""
     rng = np.random.default_rng(5)
-    n = certificate.MOST_DENSE + 200
+    n = _proof.MOST_DENSE + 200
     G = rng.normal(size=(n, 6))
     problem = pysubmod.GradientMatching(G, rng.normal(size=6), ridge=5.0, nonneg=nonneg)
     matroid = pysubmod.PartitionMatroid(np.arange(n) % 4, [2, 2, 2, 2])
@@ -208,7 +209,7 @@ def test_levels_tighten():
     problem = pysubmod.GradientMatching(GRADIENTS.gradients[rows], GRADIENTS.target, ridge=0.01 * mean_square)
     matroid = pysubmod.PartitionMatroid(GRADIENTS.groups[rows], dict.fromkeys(GRADIENTS.domains, 1))
     selection = pysubmod.solve(problem, matroid, "greedy")
-    levels = [selection.certify(method=name, gap=0.0, time_limit=1.0) for name in METHODS[1:]]
+    levels = [selection.certify(method=name, gap=0.0, time_limit=1.0) for name in _proof.LEVELS[1:]]
     uppers = [found.upper for found in levels]
     assert uppers == sorted(uppers, reverse=True)
     assert uppers[2] < uppers[1] < uppers[0]
@@ -247,6 +248,44 @@ def test_zero_rows_and_zero_targets():
     across = pysubmod.solve(pysubmod.GradientMatching(G, [0.0, 0.0, 1.0]), 3).certify()
     assert across.objective == 0.0
     assert across.upper <= 1e-12  # c is 0 up to rounding
+
+
+def test_what_the_first_pass_gives_up_is_not_forgotten(monkeypatch):
+    """Covers that the root loses to a loose gap stay in the bound of every later pass."""
+    monkeypatch.setattr(_nodes, "FIRST_COVERS", 5)
+    monkeypatch.setattr(_nodes, "FIRST_BLOCK", 3)
+    rng = np.random.default_rng(1000073)
+    G = rng.normal(size=(8, 8)) + rng.normal(size=8)
+    target = G.T @ rng.normal(size=8) + rng.normal(size=8)
+    problem = pysubmod.GradientMatching(G, target, ridge=0.01 * float(np.square(G).sum() / 8), nonneg=False)
+    values = {S: problem.value(list(S)) for S in itertools.combinations(range(8), 3)}
+    best = max(values.values())
+    for S in list(values)[::9]:
+        for gap in np.linspace(0.005, 0.3, 12):
+            found = pysubmod.certify(problem, 3, list(S), gap=float(gap), method="block", time_limit=2.0)
+            assert found.upper >= best * (1 - 1e-12), (S, gap)
+
+
+def test_a_gram_matrix_that_is_not_positive_semidefinite(monkeypatch):
+    """Beyond the dense sizes nothing shows that K + ridge I - ridge I is one, so nothing is claimed."""
+    monkeypatch.setattr(_proof, "MOST_DENSE", 3)
+    K = np.eye(5)
+    K[0, 1] = K[1, 0] = 1.05
+    problem = pysubmod.GradientMatching.from_gram(K, [1.0, -1.0, 1.0, 0.0, 0.0], ridge=0.1, nonneg=False)
+    found = pysubmod.certify(problem, 2, [0])
+    assert found.upper >= problem.value([0, 1])
+
+
+def test_an_unbounded_problem_has_no_bound():
+    problem = pysubmod.GradientMatching.from_gram(np.diag([0.0, 1.0, 1.0]), np.ones(3))
+    assert pysubmod.certify(problem, 2, [1]).upper == math.inf
+
+
+def test_weights_that_cannot_be_squared():
+    problem = pysubmod.GradientMatching(np.eye(3), np.ones(3))
+    huge = dataclasses.replace(pysubmod.solve(problem, 1), weights=np.array([1e200]))
+    with pytest.raises(ValueError, match="selection: a weight is too large"):
+        pysubmod.certify(problem, 1, huge)
 
 
 # ---- what it takes and says ------------------------------------------------------------------------------------------
@@ -327,11 +366,12 @@ def test_a_loaded_selection_does_not_know_its_problem(tmp_path):
 
 def test_percent_is_rounded_up():
     for share, text in ((0.0, "0"), (0.05, "5"), (0.0501, "5.1"), (0.12341, "13"), (1.0, "100"), (0.000999, "0.1")):
-        assert _percent(share) == text
+        assert _above(100 * share, 2) == text
     for share in np.random.default_rng(0).uniform(1e-8, 1, 200):
-        printed = float(_percent(float(share))) / 100
-        assert share <= printed * (1 + 1e-15)
+        printed = float(_above(100 * float(share), 2)) / 100
+        assert share <= printed * (1 + 1e-13)
         assert printed <= share * 1.11
+        assert float(_below(float(share), 6)) <= share <= float(_above(float(share), 6))
 
 
 def test_sentences_are_true():

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from .._proof import Proof
 from .._validation import as_scalar
-from ..certificate import PROVEN, Proof, as_gap
+from ..certificate import as_gap
 from ..matroid import PartitionMatroid
 from ..problem import GradientMatching
 from ..result import Selection, Status
@@ -49,13 +50,13 @@ def exact(
     start = best(problem, matroid, time_limit=limit, **own)
     proof = Proof(problem, matroid, trial.mask, start.indices, np.asarray(start.weights))
     proof.add_bound("relaxation", start.stats.get("upper", np.inf))
-    proof.run(gap, started + limit, level=3)
+    proof.run(gap, max(0.0, limit - (time.perf_counter() - started)), "block")
     picks = start.indices if proof.better is None else proof.better
-    ratio = proof.share(max(start.objective, proof.better_value or 0.0))
+    value = max(start.objective, proof.better_value or 0.0)
     stats = {
-        "upper": proof.certificate(0.0).upper,
-        "ratio": ratio,
-        "proven_optimal": 1.0 - ratio <= PROVEN,
+        "upper": proof.upper,
+        "ratio": proof.share(value),
+        "proven_optimal": proof.is_proven(value),
         "nodes": proof.nodes,
         "iterations": proof.iterations,
     }

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .._proof import Proof
 from .._validation import as_scalar
-from ..certificate import Proof
 from ..matroid import PartitionMatroid
 from ..problem import GradientMatching
 from ..result import Selection
@@ -49,7 +49,7 @@ def relax_round(
     started = time.perf_counter()
     trial = Trial(problem, matroid, **common)
     limit = as_scalar("time_limit", time_limit, minimum=0.0)
-    proof, rounded = _rounded(trial, started + limit)
+    proof, rounded = _rounded(trial, limit)
     if rounded is None:
         raise ValueError(
             "ridge: G G' + ridge I is singular (more rows than columns, or repeated ones), so there is no relaxation "
@@ -77,7 +77,7 @@ def best(problem: GradientMatching, matroid: PartitionMatroid, *, time_limit: fl
     starts = [normalized_omp(problem, matroid, **own), omp(problem, matroid, **own)]
     start = max(starts, key=lambda selection: selection.objective)  # the first on a tie
     first = swap(problem, matroid, initial=start.indices, **own)
-    proof, rounded = _rounded(trial, started + limit)
+    proof, rounded = _rounded(trial, limit)
     second = first if rounded is None else swap(problem, matroid, initial=rounded.indices, **own)
     plain = "omp-normalized" if start is starts[0] else "omp"
     winner, path = (second, "relaxation") if second.objective > first.objective else (first, plain)
@@ -90,10 +90,10 @@ def _own(trial: Trial) -> dict[str, Any]:
     return {"candidates": trial.mask, "n_threads": trial.n_threads, "device": trial.device}
 
 
-def _rounded(trial: Trial, deadline: float) -> tuple[Proof, Selection | None]:
+def _rounded(trial: Trial, time_limit: float) -> tuple[Proof, Selection | None]:
     nothing = np.empty(0, np.int64)
     proof = Proof(trial.problem, trial.matroid, trial.mask, nothing, np.empty(0))
-    z = proof.relax(deadline)
+    z = proof.relax(time_limit)
     if z is None:
         return proof, None
     order = np.lexsort((proof.pool, -z))
@@ -104,7 +104,7 @@ def _rounded(trial: Trial, deadline: float) -> tuple[Proof, Selection | None]:
 
 
 def _report(trial: Trial, selection: Selection, started: float, proof: Proof, options: dict[str, Any]) -> Selection:
-    upper = proof.certificate(0.0).upper
+    upper = proof.upper
     stats: dict[str, Any] = dict(selection.stats)
     stats["seconds"] = stats["seconds"] | {"total": time.perf_counter() - started}
     if np.isfinite(upper):
