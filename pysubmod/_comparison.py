@@ -21,6 +21,8 @@ FloatArray = npt.NDArray[np.float64]
 IndexArray = npt.NDArray[np.int64]
 SAMPLED_ROWS = 1000  # pairs among so many rows stand for all pairs of a larger pool
 NO_ANGLE = 1e-12  # a cosine this small has no sign
+NO_GAIN = 1e-11  # a correlation with the residual this small, relative to what it is summed from, is rounding
+EPS = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,30 @@ class Pool:
         w, value = refit(C, c, self.q.nonneg, self.q.rank_tol)
         pairs = cosines(C - self.q.ridge * np.eye(len(C)))[np.triu_indices(len(C), 1)]
         return Facts(members, w, value, self._residual(C, w, members), int((pairs < -NO_ANGLE).sum()))
+
+    def worth(self, members: IndexArray, w: FloatArray) -> tuple[float, float]:
+        """The objective at weights w of these rows, and what rounding may have done to it here and elsewhere."""
+        q, c = self.q, self.q.c[members]
+        size = float(np.abs(w) @ np.sqrt(q.diagonal[members]))
+        unit = EPS * ((q.width or 0) + len(members) + 8)
+        if not q.has_rows:  # a K that is not quite symmetric may be read in two ways
+            unit += 1e-10 if q.rank_tol < 1e-6 else 1e-5
+        slack = unit * (size**2 + size * (q.target_norm or 0.0) + float(np.abs(w) @ np.abs(c)))
+        return float(w @ (2 * c - q.block(members) @ w) / 2), slack
+
+    def is_optimal(self, chosen: Facts) -> bool:
+        """Whether, up to rounding, no row that may be picked would raise the objective: f(chosen) is then f(all rows).
+
+        The KKT conditions over all those rows, whatever the budgets; sufficient, as the objective is concave.
+        """
+        q, w = self.q, np.zeros(self.q.n)
+        w[chosen.indices] = chosen.weights
+        root = np.sqrt(q.diagonal)
+        g = q.c - q.times(w)
+        score = g if q.nonneg else np.abs(g)
+        alone = np.divide(np.abs(q.c), root, out=np.zeros(q.n), where=root > 0)
+        scale = max(q.target_norm or 0.0, float(alone.max(initial=0.0)), float(np.abs(w) @ root))
+        return bool((score <= NO_GAIN * scale * root)[self.rows].all())
 
     def _residual(self, C: FloatArray, w: FloatArray, members: IndexArray) -> float | None:
         norm = self.q.target_norm

@@ -41,14 +41,14 @@ def diagnosis_figure(diagnosis: Diagnosis) -> Figure:
     draws = diagnosis.comparison["random"]
     best = diagnosis.comparison["selection"]["objective"]
     unit = best if best > 0 else 1.0
-    others = {name: diagnosis.comparison[name] for name in MARKS}
+    others = {name: diagnosis.comparison[name] for name in MARKS if diagnosis.comparison[name]}
     objectives = {name: 100 * facts["objective"] / unit for name, facts in others.items()}
     _draw_against(diagnosis, above, 100 * np.array(draws["objectives"]) / unit, objectives)
     above.set_xlabel("objective, % of this selection's  (higher is better)")
     p = diagnosis.problem
     title = f"{len(diagnosis.flags)} flags" if diagnosis.flags else "no flags"
     above.set_title(
-        f"{p['picks']} of {p['n']} candidates against the same budgets spent otherwise ({title})",
+        f"{p['picks']} of {p['candidates']} candidates against the same budgets spent otherwise ({title})",
         fontsize=10,
         loc="left",
     )

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+from ._guarantees import rounded
+
 if TYPE_CHECKING:
     from .diagnostics import Diagnosis
 
@@ -15,6 +17,8 @@ WIDTH = 110
 LISTED_GROUPS = 12
 ONE_GROUP = "normalised OMP"  # what each group alone is where there is but one
 LOWEST, HIGHEST = "  lowest of each", "  highest of each"
+CERTIFIED_TITLE = "Curvature, certified (bounds that hold, rounding included; values after = are right up to rounding)"
+LEGEND = "(r: most picks that the budgets allow; R: C with unit diagonal; M1: largest C_ii; OPT: best feasible f)"
 # key -> (what is printed, the sign of the inequality)
 CERTIFIED = {
     "lambda_min": ("lambda_min(R)", ">="),
@@ -41,7 +45,10 @@ def report(diagnosis: Diagnosis) -> str:
         ("Rows and weights", _rows(diagnosis)),
         ("Groups", _groups(diagnosis)),
         ("Promised in advance (a-priori guarantees of the rule that ran)", _guarantees(diagnosis)),
-        ("Curvature, certified (bounds that hold, rounding included)", _certified(diagnosis)),
+        (
+            CERTIFIED_TITLE,
+            _certified(diagnosis),
+        ),
         ("Curvature, estimates (no bounds; no guarantee uses them)", _estimates(diagnosis)),
     ]
     if diagnosis.certificate is not None:
@@ -60,7 +67,8 @@ def _head(diagnosis: Diagnosis) -> Iterator[str]:
     groups = f" in {p['groups']} groups" if p["groups"] > 1 else ""
     picks = "pick" if p["picks"] == 1 else "picks"
     sign = "w >= 0" if p["nonneg"] else "free weights"
-    yield f"Diagnosis of {p['picks']} {picks} out of {p['n']} candidates{groups} (at most {p['rank']}; {sign})"
+    pool = f"{p['candidates']} candidates" + (f" ({p['n']} rows)" if p["candidates"] < p["n"] else "")
+    yield f"Diagnosis of {p['picks']} {picks} out of {pool}{groups} (at most {p['rank']}; {sign})"
     residual = p["relative_residual"]
     tail = "" if residual is None else f", residual {residual:.4g} of the target's norm"
     yield f"  objective {p['objective']:.6g}{tail}"
@@ -86,6 +94,8 @@ def _comparison(diagnosis: Diagnosis) -> Iterator[str]:
         ("top-k by alignment", table["top_k"]),
         ("each group alone" if diagnosis.problem["groups"] > 1 else ONE_GROUP, table["per_group"]),
     ):
+        if facts is None:
+            continue
         yield _line(
             name,
             facts["objective"],
@@ -105,8 +115,11 @@ def _comparison(diagnosis: Diagnosis) -> Iterator[str]:
                 random["conflicting_pairs"][name],
                 random["pairs"],
             )
-        spread, share = random["objective"]["std"], random["beaten_share"]
-        yield f"standard deviation of their objectives {spread:.3g}; this selection beats {100 * share:.4g} % of them"
+        spread, share = random["objective"]["std"], random["reached_share"]
+        yield (
+            f"standard deviation of their objectives {spread:.3g}; this selection is at least as good as "
+            f"{100 * share:.4g} % of them"
+        )
 
 
 def _line(name: str, value: float, mine: float, residual: float | None, conflicts: float, pairs: int) -> str:
@@ -129,8 +142,8 @@ def _rows(diagnosis: Diagnosis) -> Iterator[str]:
     p, weights = diagnosis.problem, diagnosis.weights
     if p["picks"]:
         yield (
-            f"{'weights':<8}{weights['min']:.3g} to {weights['max']:.3g}, {weights['zeros']} zero; as good as "
-            f"{weights['effective']:.1f} equal ones; {p['against_target']} of the picks point away from the target"
+            f"{'weights':<8}{weights['min']:.3g} to {weights['max']:.3g}, {weights['zeros']} zero; effective number "
+            f"{weights['effective']:.1f}; {p['against_target']} of the picks point away from the target"
         )
         plain, unit = diagnosis.conditioning["picks"], diagnosis.conditioning["picks_unit_diagonal"]
         yield f"{'':<8}condition number of the picks {plain:.3g}, with rows scaled to unit length {unit:.3g}"
@@ -144,7 +157,7 @@ def _cosine(pairs: Mapping[str, Any]) -> str:
 
 def _groups(diagnosis: Diagnosis) -> Iterator[str]:
     """The short ones a line each; the others in passing."""
-    if len(diagnosis.groups) < 2:
+    if len(diagnosis.groups) < 2 or diagnosis.groups[0]["shortfall"] is None:
         return
     short = [group for group in diagnosis.groups if group["shortfall"]]
     for group in short[:LISTED_GROUPS]:
@@ -159,10 +172,11 @@ def _groups(diagnosis: Diagnosis) -> Iterator[str]:
 
 
 def _guarantees(diagnosis: Diagnosis) -> Iterator[str]:
+    yield LEGEND
     yield from _wrapped("", diagnosis.guarantee_note)
     for g in diagnosis.guarantees:
         sign = "E f" if g.in_expectation else "f"
-        yield f"{sign} >= {g.value:.3g} OPT   {g.rule}"
+        yield f"{sign} >= {rounded(g.value, 3, up=False)} OPT   {g.rule}"
         yield from _wrapped("    ", f"{g.formula}")
         yield from _wrapped("    ", f"{g.citation}")
 
@@ -170,7 +184,9 @@ def _guarantees(diagnosis: Diagnosis) -> Iterator[str]:
 def _certified(diagnosis: Diagnosis) -> Iterator[str]:
     for key, item in diagnosis.certified.items():
         name, sign = CERTIFIED[key]
-        yield f"{name:<19}{sign:>2} {_number(item['value']):<10} {item['how']}"
+        value = item["value"]
+        text = _number(value) if sign == "=" or value is None else rounded(value, 4, up=sign == "<=")
+        yield f"{name:<19}{sign:>2} {text:<10} {item['how']}"
 
 
 def _estimates(diagnosis: Diagnosis) -> Iterator[str]:

@@ -24,18 +24,25 @@ __all__ = ["Given", "Limits", "findings"]
 FloatArray = npt.NDArray[np.float64]
 IndexArray = npt.NDArray[np.int64]
 WELL_CONDITIONED = 1e-6  # below it the values of subsets carry too much rounding to be called exact
+SAME_OBJECTIVE = 1e-6  # relative difference of objectives up to which a selection's problem may be this one
+TIED = 1e-9  # relative difference of two objectives that is rounding
 
 TOO_SINGULAR = "but C is too near singular for their values to be exact"
 
 
 @dataclass(frozen=True)
 class Given:
-    """What is known of the selection: row numbers, its own weights if it has any, and its own record."""
+    """What is known of the selection and of the rows it came from."""
 
-    members: IndexArray
-    weights: FloatArray | None
+    members: IndexArray  # positions in `rows`
+    weights: FloatArray | None  # its own, if it has any
+    objective: float | None  # what its record says
+    status: str | None
     config: Mapping[str, Any]
     stats: Mapping[str, Any]
+    rows: IndexArray  # the rows that are judged, ascending
+    rows_known: bool  # whether those are the ones that could be picked
+    same_rows: bool  # whether the run had the same
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,8 @@ class Limits:
 
 def findings(problem: Any, matroid: PartitionMatroid, given: Given, limits: Limits) -> dict[str, Any]:
     """All fields of a `Diagnosis` but the certificate."""
-    members, q = given.members, Quadratic(problem)
+    whole, matroid = matroid, matroid._restricted(given.rows)
+    members, q = given.members, Quadratic(problem._restricted(given.rows), given.rows)
     pool = Pool(q, matroid, problem.tilt)
     codes = matroid.codes.astype(np.int64)
     spectrum = Spectrum(q, pool.rows, codes[pool.rows], limits.eigen_limit)
@@ -62,39 +70,39 @@ def findings(problem: Any, matroid: PartitionMatroid, given: Given, limits: Limi
         _ = q.matrix  # every later block is then a piece of it
     chosen = pool.facts(members)
     certified, estimates = _curvature(spectrum, members, matroid.rank, limits)
-    mismatch = _mismatch(problem, matroid, given.config)
-    found, note = _guarantees(matroid, spectrum, given, mismatch)
+    summary = _summary(whole.n, matroid, pool, chosen, given.weights)
+    summary["optimal"] = summary["feasible"] and not spectrum.indefinite and pool.is_optimal(chosen)
+    mismatch = _mismatch(problem, matroid, given, summary)
+    found, note = _guarantees(matroid, spectrum, given, mismatch, summary["optimal"])
     cosine = cosines(q.block(members) - q.ridge * np.eye(len(members)))
     pool_cosine, pool_codes, sampled = pool.sampled(limits.stream(1))
     facts: dict[str, Any] = {
-        "problem": _summary(matroid, pool, chosen, given.weights),
+        "problem": summary,
         "certified": certified,
         "estimates": estimates,
         "guarantees": found,
         "guarantee_note": note,
-        "comparison": _comparison(pool, chosen, limits),
+        "comparison": _comparison(pool, chosen, limits, given.rows_known),
         "norms": {"pool": norm_summary(pool.norms[pool.rows]), "picks": norm_summary(pool.norms[members])},
         "cosines": {
             "pool": cosine_summary(pool_cosine, pool_codes) | {"rows": len(pool_codes), "sampled": sampled},
             "picks": cosine_summary(cosine, codes[members]),
         },
         "conditioning": _conditioning(q, members),
-        "groups": _groups(matroid, members),
+        "groups": _groups(matroid, members, given.rows_known),
         "weights": _weights(chosen.weights if given.weights is None else given.weights),
         "informative": _informative(q),
     }
-    sentences = flags(facts, given.config, not_psd=spectrum.indefinite, mismatch=mismatch)
+    sentences = flags(facts, given.config, given.status, not_psd=spectrum.indefinite, mismatch=mismatch)
     return facts | {"flags": sentences, "_cosines": cosine, "_codes": codes[members]}
 
 
-def _summary(matroid: PartitionMatroid, pool: Pool, chosen: Facts, own: FloatArray | None) -> dict[str, Any]:
+def _summary(n: int, matroid: PartitionMatroid, pool: Pool, chosen: Facts, own: FloatArray | None) -> dict[str, Any]:
     members = chosen.indices
-    given = None
-    if own is not None:
-        C = pool.q.block(members)
-        given = float(own @ (2 * pool.q.c[members] - C @ own) / 2)
+    given, rounding = pool.worth(members, chosen.weights if own is None else own)
     return {
-        "n": matroid.n,
+        "n": n,
+        "candidates": matroid.n,
         "d": pool.q.width,
         "picks": len(members),
         "rank": matroid.rank,
@@ -103,7 +111,8 @@ def _summary(matroid: PartitionMatroid, pool: Pool, chosen: Facts, own: FloatArr
         "ridge": pool.q.ridge,
         "feasible": matroid.is_feasible(members),
         "objective": chosen.objective,
-        "objective_at_own_weights": given,
+        "objective_at_own_weights": None if own is None else given,
+        "rounding": rounding,
         "relative_residual": chosen.relative_residual,
         "against_target": int((pool.q.c[members] < 0).sum()),
         "aligned_candidates": int((pool.scores[pool.rows] > 0).sum()),
@@ -173,7 +182,7 @@ def _item(value: float, how: str) -> dict[str, Any]:
 
 
 def _guarantees(
-    matroid: PartitionMatroid, spectrum: Spectrum, given: Given, mismatch: str
+    matroid: PartitionMatroid, spectrum: Spectrum, given: Given, mismatch: str, optimal: bool
 ) -> tuple[tuple[Guarantee, ...], str]:
     if not matroid.is_feasible(given.members):
         return (), "None: the picks break a budget."
@@ -189,32 +198,41 @@ def _guarantees(
         rank=matroid.rank,
         n_groups=int((room > 0).sum()),
         nonneg=_nonneg(spectrum),
-        forced=k == matroid.rank and bool((room == matroid.sizes)[room > 0].all()),
+        forced=given.rows_known and k == matroid.rank and bool((room == matroid.sizes)[room > 0].all()),
+        optimal=optimal,
+        same_rows=given.same_rows,
+        status=given.status,
     )
 
 
-def _mismatch(problem: Any, matroid: PartitionMatroid, config: Mapping[str, Any]) -> str:
+def _mismatch(problem: Any, matroid: PartitionMatroid, given: Given, summary: Mapping[str, Any]) -> str:
     """What the selection's own record contradicts, or nothing."""
+    config, here = given.config, summary["objective_at_own_weights"]
     for name in ("n", "ridge", "nonneg", "tilt"):
         if name in config and config[name] != getattr(problem, name):
             return f"{name} {config[name]!r}, here {getattr(problem, name)!r}"
     budgets = dict(zip(matroid.labels, matroid.budgets.tolist(), strict=True))
     if isinstance(config.get("budgets"), Mapping) and dict(config["budgets"]) != budgets:
         return "other budgets"
-    return ""
+    if given.objective is None or here is None:
+        return ""
+    if math.isclose(given.objective, here, rel_tol=SAME_OBJECTIVE, abs_tol=summary["rounding"]):
+        return ""
+    return f"objective {given.objective:.6g}, here its weights reach {here:.6g}"
 
 
-def _comparison(pool: Pool, chosen: Facts, limits: Limits) -> dict[str, Any]:
-    stream, n_random = limits.stream(3), limits.n_random
-    top = pool.facts(pool.top_k())
+def _comparison(pool: Pool, chosen: Facts, limits: Limits, rows_known: bool) -> dict[str, Any]:
+    """The rivals; none where they might use rows that the selection could not."""
+    stream, n_random = limits.stream(3), limits.n_random if rows_known else 0
+    top = pool.facts(pool.top_k()) if rows_known else None
     draws = [pool.facts(pool.at_random(stream, draw)) for draw in range(n_random)]
     objective = np.array([draw.objective for draw in draws])
     residuals = np.array([draw.relative_residual for draw in draws if draw.relative_residual is not None])
     conflicts = np.array([draw.conflicts for draw in draws], np.float64)
     return {
         "selection": chosen.as_dict(),
-        "top_k": top.as_dict() | {"same_set": set(top.indices.tolist()) == set(chosen.indices.tolist())},
-        "per_group": pool.facts(pool.per_group()).as_dict(),
+        "top_k": top and top.as_dict() | {"same_set": set(top.indices.tolist()) == set(chosen.indices.tolist())},
+        "per_group": pool.facts(pool.per_group()).as_dict() if rows_known else None,
         "random": {
             "draws": n_random,
             "picks": pool.matroid.rank,
@@ -222,7 +240,7 @@ def _comparison(pool: Pool, chosen: Facts, limits: Limits) -> dict[str, Any]:
             "objective": _spread(objective),
             "relative_residual": _spread(residuals),
             "conflicting_pairs": _spread(conflicts),
-            "beaten_share": float((objective < chosen.objective).mean()) if n_random else None,
+            "reached_share": float((objective <= chosen.objective * (1 + TIED)).mean()) if n_random else None,
             "objectives": objective.tolist(),
             "conflicts": conflicts.astype(np.int64).tolist(),
         },
@@ -252,11 +270,18 @@ def _conditioning(q: Quadratic, members: IndexArray) -> dict[str, Any]:
     return {"picks": condition(C), "picks_unit_diagonal": condition(C / np.multiply.outer(root, root))}
 
 
-def _groups(matroid: PartitionMatroid, members: IndexArray) -> list[dict[str, Any]]:
+def _groups(matroid: PartitionMatroid, members: IndexArray, rows_known: bool) -> list[dict[str, Any]]:
+    """A shortfall is unknown (None) where it is unknown which rows could be picked."""
     counts = np.bincount(matroid.codes[members], minlength=len(matroid.labels)).tolist()
     rows = zip(matroid.labels, matroid.sizes.tolist(), matroid.budgets.tolist(), counts, strict=True)
     return [
-        {"label": label, "size": size, "budget": budget, "picks": count, "shortfall": max(0, min(size, budget) - count)}
+        {
+            "label": label,
+            "size": size,
+            "budget": budget,
+            "picks": count,
+            "shortfall": max(0, min(size, budget) - count) if rows_known else None,
+        }
         for label, size, budget, count in rows
     ]
 

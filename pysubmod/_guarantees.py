@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from math import ceil, expm1, log2, sqrt
 from typing import Any
 
@@ -17,20 +18,23 @@ import numpy as np
 
 from ._spectrum import Spectrum
 
-__all__ = ["Guarantee", "guarantees"]
+__all__ = ["Guarantee", "guarantees", "rounded"]
 
 DAS_KEMPE = "Das and Kempe, Approximate submodularity and its applications, JMLR 19 (2018)"
 ELENBERG = (
     "after Elenberg et al., Restricted strong convexity implies weak submodularity, Annals of Statistics 46 (2018)"
 )
-KHANNA = "Khanna et al., Scalable greedy feature selection via weak submodularity, AISTATS 2017"
-THIERY_WARD = "Thiery and Ward, Two-sided weak submodularity for matroid constrained optimization, COLT 2022"
+KHANNA = "after Khanna et al., Scalable greedy feature selection via weak submodularity, AISTATS 2017"
+THIERY_WARD = (
+    "Thiery and Ward, Two-sided weak submodularity for matroid constrained optimization and regression, COLT 2022"
+)
 CHEN = "after Chen, Feldman and Karbasi, Weakly submodular maximization beyond cardinality constraints, ICML 2018"
 HERE = "derived for pysubmod, checked by brute force in its tests"
 ROUNDING = 1e-12
 
 PURSUITS = {"omp": "omp", "omp-normalized": "normalized", "greedy": "greedy"}
 NAMES = {"omp": "OMP (raw correlations)", "normalized": "normalised OMP", "greedy": "greedy (exact gains)"}
+STARTED = ("best", "exact")  # from normalised OMP
 RULE_FREE = {
     "top-k": "ranking by alignment ignores redundancy",
     "top-k-per-group": "ranking by alignment ignores redundancy",
@@ -65,24 +69,34 @@ def guarantees(
     n_groups: int,
     nonneg: bool,
     forced: bool,
+    optimal: bool = False,
+    same_rows: bool = True,
+    status: str | None = None,
 ) -> tuple[tuple[Guarantee, ...], str]:
     """All that hold, largest first, and a sentence: why none does, or what the first one says.
 
     `k` picks of at most `rank`, from `n_groups` groups that can give any; `forced`: only one set of that size is
-    feasible.
+    feasible; `optimal`: no candidate would raise the objective; `same_rows`: the run had the candidates of `spectrum`.
     """
     if forced:
         only = Guarantee("any", "1", 1.0, False, "f is monotone, and this is the only largest feasible set")
         return (only,), "The budgets leave no choice: every candidate that may be picked is picked, which is optimal."
-    if _masked(config.get("candidates"), config.get("n", spectrum.quadratic.n)):
-        return (), "None: the run saw only the rows that `candidates` left; against all rows nothing is promised."
-    if k < rank:
+    if optimal:
+        whole = Guarantee("any", "1", 1.0, False, "no candidate has a gain left (KKT), and the objective is concave")
+        return (whole,), "No row would improve the match: optimal over all selections of any size, up to rounding."
+    if not same_rows:
+        return (), "None: the run had other `candidates` than this report; against those nothing is promised."
+    if stats.get("proven_optimal"):
+        proof = Guarantee("exact search", "1", 1.0, False, "the search ended with a proof")
+        return (proof,), _reading(proof)
+    # A residual random run keeps its guarantee where nothing is left to draw (docs/design.md).
+    ended = _draws(config) and status == "no_gain" and config.get("refine") is None
+    if k < rank and not ended:
         return (), f"None: only {k} of the {rank} picks that the budgets allow, and the guarantees are for a full run."
     reason = _why_no_rule(config, stats, n_groups)
     found = [] if reason else list(_of_rule(config, spectrum, rank, n_groups, nonneg))
-    found += _of_swap(config, stats, spectrum, rank)
-    if stats.get("proven_optimal"):
-        found.append(Guarantee("exact search", "1", 1.0, False, "the search ended with a proof"))
+    if k == rank:
+        found += _of_swap(config, stats, spectrum, rank)
     found = [replace(g, value=max(0.0, min(1.0, g.value * (1 - ROUNDING) if g.value < 1 else 1.0))) for g in found]
     if not found:
         return (), reason or _no_rule(config)
@@ -90,13 +104,22 @@ def guarantees(
     return tuple(found), _reading(found[0])
 
 
+def rounded(bound: float, digits: int, *, up: bool) -> str:
+    """A bound as text that still holds."""
+    context = Context(prec=digits, rounding=ROUND_CEILING if up else ROUND_FLOOR)
+    return f"{float(context.create_decimal(bound)):.{digits}g}"
+
+
 def _reading(best: Guarantee) -> str:
+    if best.value == 1.0:
+        return "No feasible selection is better, up to rounding."
     if best.value < 1e-3:
         return (
             "It holds, and is too small to say anything about this selection; a certificate bounds the optimum itself."
         )
     mean = "on average over the rule's random choices " if best.in_expectation else ""
-    return f"Whatever the data, {mean}at least {100 * best.value:.3g} % of the best possible objective."
+    share = f"at least {rounded(100 * best.value, 3, up=False)} % of the best possible objective"
+    return f"In advance, from the eigenvalues of this problem: {mean}{share}."
 
 
 def _method(config: Mapping[str, Any]) -> str | None:
@@ -107,13 +130,6 @@ def _method(config: Mapping[str, Any]) -> str | None:
 def _draws(config: Mapping[str, Any]) -> bool:
     """Whether the rule is a residual random one."""
     return config.get("pick") == "random" or _method(config) in ("residual-random", "partition-sel")
-
-
-def _masked(candidates: Any, n: Any) -> bool:
-    """Whether rows were kept out of the run; its record has their number, or the mask."""
-    if candidates is None:
-        return False
-    return bool(candidates != n) if np.ndim(candidates) == 0 else not np.all(candidates)
 
 
 def _why_no_rule(config: Mapping[str, Any], stats: Mapping[str, Any], n_groups: int) -> str:
@@ -143,7 +159,7 @@ def _of_rule(
         rule = rule or PURSUITS[method]
     if method == "grad-match" and nonneg:
         rule = "omp"  # with w >= 0, which is the problem's own sign then
-    if method == "best":
+    if method in STARTED:
         rule = rule or "normalized"  # where it starts; everything after it only improves
     if method == "partition-sel":
         yield _residual_random("omp", spectrum, rank, "PartitionSel's rule")
@@ -154,10 +170,15 @@ def _of_rule(
         epsilon = config.get("epsilon", config.get("eps"))
         if n_groups == 1 and epsilon is not None and rule in (None, "greedy"):
             value = -expm1(-spectrum.low("R", 2 * rank).value * (1 - float(epsilon)))
+            # A step gains (1 - epsilon) gamma / k of what is missing on average (their lemma); k steps give this, which
+            # is at least 1 - exp(-gamma) - epsilon.
             yield Guarantee("stochastic greedy", "1 - exp(-(1 - epsilon) lambda_2k(R))", value, True, KHANNA)
-    elif rule in NAMES and method in (None, *PURSUITS, "best", "swap", "grad-match"):
+    elif rule in NAMES and method in (None, *PURSUITS, *STARTED, "swap", "grad-match"):
         deterministic = _cardinality if n_groups == 1 else _matroid
-        yield deterministic(str(rule), spectrum, rank, nonneg)
+        found = deterministic(str(rule), spectrum, rank, nonneg)
+        if method in STARTED:
+            found = replace(found, rule=f"{found.rule}, which method {method!r} starts from and never falls below")
+        yield found
 
 
 def _cardinality(rule: str, spectrum: Spectrum, k: int, nonneg: bool) -> Guarantee:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import numbers
 import sys
 import warnings
@@ -96,6 +97,13 @@ class PartitionMatroid:
         """Whether no group gives more than its budget."""
         counts = np.array(list(self.counts(indices).values()), dtype=np.int64)
         return bool((counts <= self.budgets).all())
+
+    def _restricted(self, rows: npt.NDArray[np.int64]) -> PartitionMatroid:
+        """The constraint on some of its rows; labels and budgets stay."""
+        part = copy.copy(self)
+        part.n, part.codes = len(rows), self.codes[rows]
+        part.sizes = np.bincount(part.codes, minlength=len(self.labels)).astype(np.int64)
+        return part
 
     def __repr__(self) -> str:
         groups = zip(self.labels, self.budgets, self.sizes, strict=True)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from .certificate import Certificate
+    from .diagnostics import Diagnosis
     from .matroid import PartitionMatroid
     from .problem import GradientMatching
 
@@ -274,7 +275,7 @@ class Selection:
     def _made_from(
         self, problem: GradientMatching, matroid: PartitionMatroid, candidates: npt.NDArray[np.bool_] | None
     ) -> Selection:
-        """Remember what was solved, for `certify`; it is not saved, pickled or copied with the selection."""
+        """Remember what was solved, for `certify` and `diagnose`; not saved, pickled or copied with the selection."""
         object.__setattr__(self, "_origin", (problem, matroid, candidates))
         return self
 
@@ -296,6 +297,25 @@ class Selection:
             )
         problem, matroid, candidates = self._origin
         return certify(problem, matroid, self, **({"candidates": candidates} | options))
+
+    def diagnose(self, **options: Any) -> Diagnosis:
+        """Report how far this selection can be trusted; the options are those of `pysubmod.diagnose`.
+
+        Raises
+        ------
+        ValueError
+            The selection was loaded, copied or made by hand: it does not know its problem. Use
+            ``pysubmod.diagnose(problem, matroid, selection)``.
+        """
+        from .diagnostics import diagnose
+
+        if self._origin is None:
+            raise ValueError(
+                "diagnose: this selection was loaded or copied and does not know its problem; "
+                "use pysubmod.diagnose(problem, matroid, selection)"
+            )
+        problem, matroid, candidates = self._origin
+        return diagnose(problem, matroid, self, **({"candidates": candidates} | options))
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the relative residual against the number of picks and, beside it, the picks of each group.

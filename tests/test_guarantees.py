@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from math import e, sqrt
 
@@ -101,9 +102,9 @@ def _pool(matroid):
     return rows, matroid.codes[rows].astype(np.int64)
 
 
-def _guarantees(spectrum, config, stats, *, k, n_groups, nonneg=True, rank=None, forced=False):
+def _guarantees(spectrum, config, stats, *, k, n_groups, nonneg=True, rank=None, forced=False, **known):
     rank = k if rank is None else rank
-    return guarantees(config, stats, spectrum, k=k, rank=rank, n_groups=n_groups, nonneg=nonneg, forced=forced)
+    return guarantees(config, stats, spectrum, k=k, rank=rank, n_groups=n_groups, nonneg=nonneg, forced=forced, **known)
 
 
 def counterexample(s=0.5):
@@ -225,18 +226,19 @@ def test_swap_and_exact_search_have_theirs(numbers):
     assert loose.value == pytest.approx(1 / (ratio**2 + 2 * 0.1 * ratio))
     (proof,), _ = _guarantees(spectrum, {"method": "exact"}, {"proven_optimal": True}, k=2, n_groups=2)
     assert proof.value == 1.0
+    # Without a proof: no less than normalised OMP, where it starts.
+    for method in ("exact", "best"):
+        (start,), _ = _guarantees(spectrum, {"method": method}, {}, k=2, n_groups=1)
+        assert start.value == pytest.approx(1 - np.exp(-x["R2"])) and "never falls below" in start.rule
 
 
 @pytest.mark.parametrize(
     ("config", "stats", "k", "why"),
     [
-        ({"rule": "greedy", "candidates": [True] * 11 + [False], "n": 12}, {}, 2, "candidates"),
         ({}, {}, 2, "without a record"),
         ({"rule": "greedy", "initial": [1]}, {}, 2, "initial"),
-        ({"rule": "greedy", "candidates": 9, "n": 12}, {}, 2, "candidates"),
         ({"rule": "greedy"}, {"n_filled": 1}, 2, "only fill"),
         ({"rule": "greedy"}, {}, 1, "only 1 of the 2"),
-        ({"method": "exact"}, {}, 2, "'exact'"),
         ({"method": "stochastic-greedy"}, {}, 2, "'stochastic-greedy'"),
         ({"rule": "unheard of"}, {}, 2, "None"),
         *(({"method": name}, {}, 2, f"'{name}'") for name in ("top-k", "craig", "random", "per-group", "relax-round")),
@@ -281,3 +283,112 @@ def test_no_guarantee_for_another_problem():
     over = diagnose(problem, PartitionMatroid(p.groups, {0: 1, 1: 1, 2: 1}), selection.indices)
     assert over.guarantees == () and not over.problem["feasible"]
     assert any("break budgets" in flag for flag in over.flags)
+
+
+def test_a_problem_of_the_same_shape_is_told_by_the_objective():
+    p, other = random_problem(1, n=12), random_problem(2, n=12)
+    for nonneg in (True, False):
+        problem = GradientMatching(p.G, p.target, ridge=0.1, nonneg=nonneg)
+        selection = solve(problem, 3)
+        assert diagnose(problem, 3, selection).guarantees
+        diagnosis = diagnose(GradientMatching(other.G, other.target, ridge=0.1, nonneg=nonneg), 3, selection)
+        assert diagnosis.guarantees == () and "another problem (objective" in diagnosis.guarantee_note
+        assert any("made for another problem: objective" in flag for flag in diagnosis.flags)
+        # The same numbers in another type, layout or form are the same problem.
+        K = p.G @ p.G.T
+        for same in (
+            GradientMatching(np.asfortranarray(p.G, np.float32), p.target, ridge=0.1, nonneg=nonneg),
+            GradientMatching.from_gram(K, p.G @ p.target, ridge=0.1, nonneg=nonneg),
+            GradientMatching.from_gram(K.astype(np.float32), p.G @ p.target, ridge=0.1, nonneg=nonneg),
+        ):
+            assert diagnose(same, 3, selection).guarantees
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_rounding_is_not_taken_for_another_problem(scale):
+    rng = np.random.default_rng(0)
+    G = rng.normal(size=(40, 6)) * scale
+    G[20:] = G[:20] + 1e-4 * scale * rng.normal(size=(20, 6))  # weights cancel
+    for nonneg in (True, False):
+        problem = GradientMatching(G, rng.normal(size=6) * scale, nonneg=nonneg)
+        for method in ("omp", "greedy", "random"):
+            assert "another problem" not in diagnose(problem, 5, solve(problem, 5, method)).guarantee_note
+
+
+@pytest.mark.parametrize("nonneg", [True, False])
+@FEW
+@given(data=st.data())
+def test_what_kkt_calls_optimal_is(nonneg, data):
+    """f(S) = f(V): against the values of all subsets, for runs that stop short and for sets that nobody selected."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    n, d = data.draw(st.integers(2, 8)), data.draw(st.integers(1, 4))
+    problem = GradientMatching(rng.normal(size=(n, d)), rng.normal(size=d), nonneg=nonneg, ridge=1e-3)
+    most = GradientMatching(problem._rows.blocks[0], problem._vector, nonneg=nonneg, ridge=1e-3).value(np.arange(n))
+    selection = solve(problem, n, data.draw(st.sampled_from(METHODS)))
+    sets = [selection, rng.permutation(n)[: data.draw(st.integers(0, n))]]
+    for S in sets:
+        optimal = diagnose(problem, n, S, n_random=0, n_pairs=0, exact_limit=0).problem["optimal"]
+        if optimal:
+            assert problem.value(S) >= most * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("nonneg", [True, False])
+def test_a_run_that_ends_for_want_of_gain_is_optimal(nonneg):
+    rng = np.random.default_rng(4)
+    G = rng.normal(size=(30, 5))
+    problem = GradientMatching(G, np.abs(G[:5]).sum(axis=0) if nonneg else G[:3].sum(axis=0), nonneg=nonneg)
+    selection = solve(problem, 20)
+    assert len(selection) < 20 and selection.status == "no_gain"
+    diagnosis = diagnose(problem, 20, selection)
+    assert [g.value for g in diagnosis.guarantees] == [1.0] and "optimal over all" in diagnosis.guarantee_note
+    assert not any("Only" in flag for flag in diagnosis.flags)
+    # Stopped early it is neither.
+    short = diagnose(problem, 20, solve(problem, 20, callback=lambda progress: progress.n_selected == 2))
+    assert short.guarantees == () and any("Only 2 of the 20" in flag for flag in short.flags)
+
+
+def test_short_residual_random_runs_keep_their_guarantee(numbers):
+    config = {"rule": "normalized", "pick": "random"}
+    full, _ = _guarantees(numbers[0], config, {}, k=2, n_groups=2)
+    short, _ = _guarantees(numbers[0], config, {}, k=1, rank=2, n_groups=2, status="no_gain")
+    assert short == full and short[0].in_expectation
+    for status in ("stopped", "tolerance", None):
+        assert _guarantees(numbers[0], config, {}, k=1, rank=2, n_groups=2, status=status)[0] == ()
+    assert _guarantees(numbers[0], {"rule": "normalized"}, {}, k=1, rank=2, n_groups=2, status="no_gain")[0] == ()
+
+
+def test_the_guarantee_is_against_the_candidates():
+    p = random_problem(5, n=12)
+    problem = GradientMatching(p.G, p.target, ridge=0.5)
+    mask = np.arange(12) % 3 != 0
+    selection = solve(problem, 3, candidates=mask)
+    inside = GradientMatching(p.G[mask], p.target, ridge=0.5)
+    (mine,) = diagnose(problem, 3, selection).guarantees
+    (expected,) = diagnose(inside, 3, solve(inside, 3)).guarantees
+    assert mine == expected
+    wider = diagnose(problem, 3, selection, candidates=np.ones(12, bool))
+    assert wider.guarantees == () and "candidates" in wider.guarantee_note
+    other = mask.copy()
+    other[[0, np.setdiff1d(np.flatnonzero(mask), selection.indices)[0]]] = True, False  # as many, but others
+    assert diagnose(problem, 3, selection, candidates=other).guarantees == ()
+    unknown = diagnose(problem, 3, replace(selection))
+    assert unknown.guarantees == () and "candidates" in unknown.guarantee_note
+    assert diagnose(problem, 3, replace(selection), candidates=mask).guarantees == (mine,)
+
+
+@pytest.mark.parametrize("method", ["exact", "best"])
+@pytest.mark.parametrize("seed", range(3))
+def test_unproven_exact_search_keeps_what_it_starts_from(method, seed):
+    p = random_problem(seed, n=9)
+    problem, matroid = GradientMatching(p.G, p.target, ridge=1.0), PartitionMatroid(p.groups, {0: 1, 1: 1, 2: 2})
+    selection = solve(problem, matroid, method, time_limit=0.0)
+    start = solve(problem, matroid, "omp-normalized")
+    assert selection.objective >= start.objective * (1 - 1e-12)
+    for guarantee in diagnose(problem, matroid, selection).guarantees:
+        assert selection.objective >= guarantee.value * best_of_all(problem, matroid) * (1 - 1e-9)
+
+
+def test_epsilon_form_of_the_literature_is_implied():
+    """1 - exp(-(1 - epsilon) gamma) >= 1 - exp(-gamma) - epsilon for gamma <= 1."""
+    gamma, epsilon = np.meshgrid(np.linspace(0, 1, 101), np.linspace(0, 1, 101))
+    assert (1 - np.exp(-(1 - epsilon) * gamma) >= 1 - np.exp(-gamma) - epsilon - 1e-15).all()

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import random_problem
 
+import pysubmod
 from pysubmod.result import Selection, Status
 
 
@@ -347,3 +349,12 @@ def test_plot_without_matplotlib_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"pip install pysubmod\[plot\]"):
         make().plot()
+
+
+def test_diagnose_from_the_selection_itself():
+    p = random_problem(0)
+    problem = pysubmod.GradientMatching(p.G, p.target, ridge=0.1)
+    selection = pysubmod.solve(problem, 3)
+    assert selection.diagnose(n_random=7).to_dict() == pysubmod.diagnose(problem, 3, selection, n_random=7).to_dict()
+    with pytest.raises(ValueError, match=r"diagnose: .* does not know its problem; use pysubmod.diagnose\("):
+        copy.copy(selection).diagnose()
