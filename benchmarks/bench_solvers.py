@@ -29,7 +29,7 @@ from pysubmod._random import random_order
 from pysubmod.compare import COLUMNS
 
 RESULTS = Path(__file__).resolve().parent / "results"
-MAIN = ("omp", "omp-normalized", "greedy", "partition-sel", "swap", "best")  # columns of the table, as far as they exist
+MAIN = ("omp", "omp-normalized", "greedy", "partition-sel", "swap", "best")  # columns of the table
 RIDGES = (1e-4, 1e-2, 1e-1)
 PER_GROUP = {64: (1, 2, 4), 256: (1, 2, 4, 8), 0: (1, 8)}  # picks a group by size of the pool; 0 stands for all rows
 
