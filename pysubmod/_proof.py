@@ -138,16 +138,18 @@ class Proof:
         if len(self.pool) > MOST_DENSE:
             diagonal = self._matrix_free()
             if diagonal is not None:
-                self._run_diagonal(diagonal, target, time.perf_counter() + time_limit, level)
+                self._run_diagonal(diagonal, self.w, target, time.perf_counter() + time_limit, level)
             return
         R, diagonal, inverse = self._dense()
         deadline = time.perf_counter() + time_limit
         if diagonal is None or inverse is None:
             return
         everything = np.bincount(self.group, minlength=len(self.budget))
-        self._add("all rows", replace(diagonal, budget=everything).bound(inverse @ self.c))
+        unconstrained = inverse @ self.c
+        self._add("all rows", replace(diagonal, budget=everything).bound(unconstrained))
         if not self._met(target):
-            self._run_diagonal(diagonal, target, deadline, level)
+            # From there FISTA takes half the steps that it takes from the selection's weights.
+            self._run_diagonal(diagonal, unconstrained, target, deadline, level)
         wanted = level == "block" or (level == "auto" and len(self.pool) <= MOST_BLOCK)
         if wanted and self.objective > 0 and not self._met(target) and time.perf_counter() < deadline:
             self._run_block(R, gap, deadline)
@@ -158,10 +160,15 @@ class Proof:
             return None
         if not self._something_to_gain():
             return np.zeros(len(self.pool))
-        diagonal = self._dense()[1] if len(self.pool) <= MOST_DENSE else self._matrix_free()
+        start, diagonal = self.w, None
+        if len(self.pool) > MOST_DENSE:
+            diagonal = self._matrix_free()
+        else:
+            _, diagonal, inverse = self._dense()
+            start = start if inverse is None else inverse @ self.c
         if diagonal is None:
             return None
-        relaxed = diagonal.fista(self.w, 0.0, time.perf_counter() + time_limit)
+        relaxed = diagonal.fista(start, 0.0, time.perf_counter() + time_limit)
         self._add("diagonal", relaxed.upper)
         self.iterations += relaxed.iterations
         return relaxed.z
@@ -212,10 +219,10 @@ class Proof:
         diagonal = Diagonal(R.__matmul__, chosen[0], self.c, self.error, 0, self.group, self.budget, nonneg)
         return R, diagonal, chosen[1]
 
-    def _run_diagonal(self, diagonal: Diagonal, target: float, deadline: float, level: str) -> None:
+    def _run_diagonal(self, diagonal: Diagonal, start: FloatArray, target: float, deadline: float, level: str) -> None:
         self._add("one-shot", diagonal.bound(self.w))
         if level != "one-shot" and not self._met(target):
-            relaxed = diagonal.fista(self.w, target, deadline)
+            relaxed = diagonal.fista(start, target, deadline)
             self._add("diagonal", relaxed.upper)
             self.iterations += relaxed.iterations
 
