@@ -275,7 +275,8 @@ def random_state(rng, proof, node, state):
 def block_bounds(rng, proof, R):
     """The block formula at random points of a root node, merged ones, and after a split and a screening."""
     with lowered_sizes(rng):
-        start = _nodes.root(R, proof.c, proof.error, proof.group, proof.budget, proof.quadratic.nonneg)
+        price = np.exp(rng.normal(size=len(proof.budget)) - 3)
+        start = _nodes.root(R, proof.c, proof.error, proof.group, proof.budget, proof.quadratic.nonneg, proof.w, price)
         while start is not None:
             node, state = start
             state = random_state(rng, proof, node, state)

@@ -85,6 +85,7 @@ class Relaxed:
 
     upper: float  # the least bound met
     w: FloatArray  # w0 of that bound
+    price: FloatArray  # what a pick of a group is worth there: the least of its b_p largest a_i
     z: FloatArray  # of the relaxation, in [0, 1]
     iterations: int
 
@@ -125,6 +126,12 @@ class Diagonal:
         place = np.arange(len(a)) - self.first[self.group]
         return float(a[order][place < self.budget[self.group]].sum())
 
+    def _least_taken(self, w: FloatArray) -> FloatArray:
+        q = self.c - (self.times(w) - self.D * w)
+        a = np.square(np.maximum(q, 0.0) if self.nonneg else q) / (2.0 * self.D)
+        order = np.lexsort((-a, self.group))
+        return np.asarray(a[order][self.first + self.budget - 1])
+
     def fista(self, w: FloatArray, target: float, deadline: float, most: int = 400) -> Relaxed:
         """Accelerated proximal gradient with restart (Beck and Teboulle 2009; O'Donoghue and Candes 2015)."""
         root = np.sqrt(self.D)
@@ -150,7 +157,7 @@ class Diagonal:
                 continue
             faster = (1.0 + np.sqrt(1.0 + 4.0 * speed * speed)) / 2.0
             x, y, speed = new, new + (speed - 1.0) / faster * (new - x), faster
-        return Relaxed(best, best_w, z, iteration)
+        return Relaxed(best, best_w, self._least_taken(best_w), z, iteration)
 
     def _prox(self, v: FloatArray, L: float, start: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """argmax of -L/2 |w - v|^2 - 1/2 sum w_i^2 / z_i over w and z in [0, 1] within the budgets.

@@ -47,11 +47,19 @@ def by_cluster(node: Node) -> list[list[IndexArray]]:
 
 
 def root(
-    R: FloatArray, c: FloatArray, error: FloatArray, group: IndexArray, budget: IndexArray, nonneg: bool
+    R: FloatArray,
+    c: FloatArray,
+    error: FloatArray,
+    group: IndexArray,
+    budget: IndexArray,
+    nonneg: bool,
+    w: FloatArray,
+    price: FloatArray,
 ) -> tuple[Node, State] | None:
     """All feasible selections; a group is one cluster where it has few supports, else it is cut into small ones.
 
-    None where R is singular to working precision: then no D is worth having.
+    `w` and `price` (by group) are where the minimisation starts: the diagonal bound's save half of the way. None where
+    R is singular to working precision: then no D is worth having.
     """
     cluster = np.zeros(len(c), np.int64)
     lists: list[list[IndexArray]] = []
@@ -82,7 +90,7 @@ def root(
         priced=np.array(priced, np.int64),
         nonneg=nonneg,
     )
-    state = _first_state(node)
+    state = _first_state(node, w, price)
     return None if state is None else (node, state)
 
 
@@ -105,7 +113,7 @@ def _clusters(R: FloatArray, members: IndexArray) -> list[IndexArray]:
     return [np.array(sorted(part)) for part in parts]
 
 
-def _first_state(node: Node) -> State | None:
+def _first_state(node: Node, w: FloatArray, price: FloatArray) -> State | None:
     """D = 0.9 s times the blocks' Schur complements, s the largest scale with R - D positive semidefinite."""
     n = len(node.c)
     inverse = try_inverse(node.R)
@@ -124,8 +132,8 @@ def _first_state(node: Node) -> State | None:
     largest = largest_eigenvalue(lambda x: np.asarray(factor.T @ (inverse @ (factor @ x))), n)
     if not 0.0 < largest < 1e12:
         return None
-    price = np.full(len(node.priced), 0.5 / max(1.0, float(node.budget.sum())))
-    state = State(0.5 * (inverse @ node.c), 0.9 / largest * D, price)
+    least = 1e-6 / max(1.0, float(node.budget.sum()))  # the logarithm of a price is what varies
+    state = State(w, 0.9 / largest * D, np.maximum(price[node.priced], least))
     return state if smooth(node, state, 1.0, node.blocks()) is not None else None
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._covers import EPS, maximise
-from ._diagonal import Diagonal, choose_diagonal
+from ._diagonal import Diagonal, Relaxed, choose_diagonal
 from ._nodes import root
 from ._quadratic import Quadratic
 from ._search import tighten
@@ -147,12 +147,13 @@ class Proof:
         everything = np.bincount(self.group, minlength=len(self.budget))
         unconstrained = inverse @ self.c
         self._add("all rows", replace(diagonal, budget=everything).bound(unconstrained))
+        relaxed = None
         if not self._met(target):
             # From there FISTA takes half the steps that it takes from the selection's weights.
-            self._run_diagonal(diagonal, unconstrained, target, deadline, level)
+            relaxed = self._run_diagonal(diagonal, unconstrained, target, deadline, level)
         wanted = level == "block" or (level == "auto" and len(self.pool) <= MOST_BLOCK)
-        if wanted and self.objective > 0 and not self._met(target) and time.perf_counter() < deadline:
-            self._run_block(R, gap, deadline)
+        if wanted and relaxed and self.objective > 0 and not self._met(target) and time.perf_counter() < deadline:
+            self._run_block(R, relaxed, gap, deadline)
 
     def relax(self, time_limit: float) -> FloatArray | None:
         """The perspective relaxation's z, by row of `pool`, and its bound; None where there is none."""
@@ -219,15 +220,20 @@ class Proof:
         diagonal = Diagonal(R.__matmul__, chosen[0], self.c, self.error, 0, self.group, self.budget, nonneg)
         return R, diagonal, chosen[1]
 
-    def _run_diagonal(self, diagonal: Diagonal, start: FloatArray, target: float, deadline: float, level: str) -> None:
+    def _run_diagonal(
+        self, diagonal: Diagonal, start: FloatArray, target: float, deadline: float, level: str
+    ) -> Relaxed | None:
         self._add("one-shot", diagonal.bound(self.w))
-        if level != "one-shot" and not self._met(target):
-            relaxed = diagonal.fista(start, target, deadline)
-            self._add("diagonal", relaxed.upper)
-            self.iterations += relaxed.iterations
+        if level == "one-shot" or self._met(target):
+            return None
+        relaxed = diagonal.fista(start, target, deadline)
+        self._add("diagonal", relaxed.upper)
+        self.iterations += relaxed.iterations
+        return relaxed
 
-    def _run_block(self, R: FloatArray, gap: float, deadline: float) -> None:
-        start = root(R, self.c, self.error, self.group, self.budget, self.quadratic.nonneg)
+    def _run_block(self, R: FloatArray, relaxed: Relaxed, gap: float, deadline: float) -> None:
+        nonneg = self.quadratic.nonneg
+        start = root(R, self.c, self.error, self.group, self.budget, nonneg, relaxed.w, relaxed.price)
         if start is None:
             return
         outcome = tighten(*start, 1.0, min(self.bounds.values(), default=math.inf), gap, deadline)

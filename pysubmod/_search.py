@@ -20,7 +20,7 @@ __all__ = ["Outcome", "tighten"]
 FloatArray = npt.NDArray[np.float64]
 IndexArray = npt.NDArray[np.int64]
 
-FIRST_TEMPERATURES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
+FIRST_TEMPERATURES = (3e-3, 1e-3, 3e-4, 1e-4)
 LATER_TEMPERATURES = (3e-4, 1e-4)
 LAST_TEMPERATURES = (3e-5, 1e-5)
 AIM = 0.5  # of the present gap

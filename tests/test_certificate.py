@@ -82,7 +82,7 @@ def test_corners_next_to_singular(seed):
 def test_a_lopsided_D_makes_no_bound():
     """A factorisation reads one triangle of D and the products both: R - D must be positive semidefinite in both."""
     two = np.zeros(2, np.int64)
-    node, state = _nodes.root(np.eye(2), np.ones(2), np.zeros(2), two, np.array([2]), False)
+    node, state = _nodes.root(np.eye(2), np.ones(2), np.zeros(2), two, np.array([2]), False, np.ones(2), np.ones(1))
     assert _relaxation.bound(node, state) is not None
     lopsided = np.array([[0.5, 10.0], [0.0, 0.5]])
     node = dataclasses.replace(node, cluster=two, covers=((np.array([[0], [1]]), np.zeros(1, np.int64)),))
