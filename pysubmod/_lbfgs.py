@@ -19,16 +19,16 @@ def lbfgs(
     x: FloatArray,
     max_steps: int,
     tolerance: float,
-) -> FloatArray:
-    """Minimise `function` from a feasible `x` (Nocedal and Wright 2006, algorithm 7.5, with Armijo steps).
+) -> None:
+    """Minimise `function` from `x` (Nocedal and Wright 2006, algorithm 7.5, with Armijo steps).
 
-    `function` returns (value, gradient), or None where it is not defined (`x` is returned where that is so at `x`
-    itself: next to the boundary rounding decides). It stops when the value fell by less than
-    `tolerance` (relative) a step. SciPy's L-BFGS-B gives up where a value is infinite; here such a step is halved.
+    `function` returns (value, gradient), or None where it is not defined; it keeps what it has seen. The end is when
+    the value falls by less than `tolerance` (relative) a step. SciPy's L-BFGS-B gives up where a value is infinite;
+    here such a step is halved.
     """
     start = function(x)
     if start is None:
-        return x
+        return
     value, gradient = start
     pairs: list[tuple[FloatArray, FloatArray]] = []
     history = [value]
@@ -36,7 +36,7 @@ def lbfgs(
         direction = _direction(gradient, pairs)
         slope = float(gradient @ direction)
         if not slope < 0.0:
-            return x
+            return
         step, found = 1.0, None
         for _ in range(25):
             trial = function(x + step * direction)
@@ -49,7 +49,7 @@ def lbfgs(
                 step *= min(0.5, max(0.1, -slope * step / (2 * (trial[0] - value - slope * step))))
         if found is None:
             if not pairs:
-                return x
+                return
             pairs = []  # once more along the gradient
             continue
         change, bend = step * direction, found[1] - gradient
@@ -58,8 +58,8 @@ def lbfgs(
         x, (value, gradient) = x + change, found
         history.append(value)
         if len(history) > PATIENCE and history[-1 - PATIENCE] - value < PATIENCE * tolerance * abs(value):
-            return x
-    return x
+            return
+    return
 
 
 def _direction(gradient: FloatArray, pairs: list[tuple[FloatArray, FloatArray]]) -> FloatArray:

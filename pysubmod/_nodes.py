@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import combinations
@@ -55,11 +57,12 @@ def root(
     nonneg: bool,
     w: FloatArray,
     price: FloatArray,
+    deadline: float = math.inf,
 ) -> tuple[Node, State] | None:
     """All feasible selections; a group is one cluster where it has few supports, else it is cut into small ones.
 
     `w` and `price` (by group) are where the minimisation starts: the diagonal bound's save half of the way. None where
-    R is singular to working precision: then no D is worth having.
+    R is singular to working precision, for then no D is worth having; or after `deadline`.
     """
     cluster = np.zeros(len(c), np.int64)
     lists: list[list[IndexArray]] = []
@@ -69,7 +72,7 @@ def root(
         most = min(int(budget[p]), len(members))
         all_of_it = most == len(members)
         whole = not all_of_it and comb(len(members), most) <= FIRST_COVERS
-        parts = [members] if whole else _clusters(R, members)
+        parts = [members] if whole else _clusters(R, members, deadline)
         if len(parts) > 1 and not all_of_it:
             priced.append(p)
         for part in parts:
@@ -90,15 +93,15 @@ def root(
         priced=np.array(priced, np.int64),
         nonneg=nonneg,
     )
-    state = _first_state(node, w, price)
+    state = _first_state(node, w, price) if time.perf_counter() < deadline else None
     return None if state is None else (node, state)
 
 
-def _clusters(R: FloatArray, members: IndexArray) -> list[IndexArray]:
-    """Average-linkage clusters of the most correlated rows, of at most FIRST_BLOCK."""
+def _clusters(R: FloatArray, members: IndexArray, deadline: float) -> list[IndexArray]:
+    """Average-linkage clusters of the most correlated rows, of at most FIRST_BLOCK; unfinished after `deadline`."""
     parts = [[int(i)] for i in members]
     link = np.abs(R[np.ix_(members, members)])
-    while len(parts) > 1:
+    while len(parts) > 1 and time.perf_counter() < deadline:
         sizes = np.array([len(part) for part in parts])
         mean = np.where(np.add.outer(sizes, sizes) <= FIRST_BLOCK, link / np.multiply.outer(sizes, sizes), -1.0)
         np.fill_diagonal(mean, -1.0)
@@ -236,17 +239,29 @@ def _products(node: Node, left: list[IndexArray], right: list[IndexArray]) -> li
 
 
 def split(node: Node, state: State) -> list[tuple[Node, State]]:
-    """Two nodes, with and without the row whose part in the smoothed maximisers is the most undecided."""
+    """Two nodes, with and without the row whose part in the smoothed maximisers is the most undecided.
+
+    None at all where every cluster's covers are alike.
+    """
+    n, counts = len(node.c), node.counts()
     gained = cover_gains(node, state, node.c - (node.R - state.D) @ state.w)
-    assert gained is not None, "a state with a bound has a D that is positive definite on every cover"
-    _, _, shares = shares_of(node, gained[0], UNDECIDED)
-    used = np.zeros(len(node.c))
+    if gained is None:  # next to the cone's boundary: every cover counts the same
+        shares = [1.0 / counts[owner] for _, owner in node.covers]
+    else:
+        _, _, shares = shares_of(node, gained[0], UNDECIDED)
+    used, times = np.zeros(n), np.zeros(n)
     for (rows, _), share in zip(node.covers, shares, strict=True):
         for line in rows:
-            used += np.bincount(line, share, len(used))
-    row = int(np.argmin(np.abs(used - 0.5)))
+            used += np.bincount(line, share, n)
+            times += np.bincount(line, minlength=n)
+    open_ = times < counts[node.cluster]  # not in every cover of its cluster
+    if not open_.any():
+        return []
+    row = int(np.argmin(np.where(open_, np.abs(used - 0.5), np.inf)))
     mine = node.cluster[row]
     has = [(rows == row).any(axis=0) for rows, _ in node.covers]
     others = [owner != mine for _, owner in node.covers]
-    sides = ([o | h for o, h in zip(others, has, strict=True)], [~h for h in has])
-    return [_keep(node, state, side) for side in sides if any(k.any() for k in side)]
+    return [
+        _keep(node, state, [o | h for o, h in zip(others, has, strict=True)]),
+        _keep(node, state, [~h for h in has]),
+    ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ._covers import EPS, maximise
+from ._covers import EPS
 from ._diagonal import Diagonal, Relaxed, choose_diagonal
 from ._nodes import root
 from ._quadratic import Quadratic
@@ -35,6 +35,14 @@ MOST_DENSE = 4000  # rows for which an (n, n) matrix and its inverse are made
 MOST_BLOCK = 700  # rows for which the block bound is worth its time
 LARGEST = 1e120  # weights in units: their squares must stay in float64
 
+# Why there is no bound but the trivial ones.
+SINGULAR = (
+    "G G' + ridge I is singular (more rows than columns, or repeated ones); with a ridge, e.g. 0.01 times the mean "
+    "squared row norm, more can be proved."
+)
+LARGE = f"With more than {MOST_DENSE} rows more can be proved only of rows (not of a Gram matrix) and with a ridge."
+UNBOUNDED = "The linear term rewards a row that the Gram matrix does not see, so the objective has no maximum."
+
 
 class Proof:
     """The bounds on one problem's optimum.
@@ -51,7 +59,9 @@ class Proof:
         members: IndexArray,
         weights: FloatArray,
     ) -> None:
+        self.problem = problem
         self.bounds: dict[str, float] = {}
+        self.note = ""  # why there is no better bound, where something stands in the way
         self.better: IndexArray | None = None
         self.better_value: float | None = None
         self.iterations = self.nodes = 0
@@ -59,7 +69,7 @@ class Proof:
         if mask is not None:
             allowed &= mask
         allowed[members] = True
-        rows = np.flatnonzero(allowed)
+        self.rows = rows = np.flatnonzero(allowed)
         self.quadratic = quadratic = Quadratic(problem._restricted(rows), rows)
         # A zero row adds nothing; one that c rewards (only a Gram matrix can have it) makes the problem unbounded.
         used = np.flatnonzero(quadratic.diagonal > 0)
@@ -74,17 +84,16 @@ class Proof:
         w = full[self.pool] * self.root
         if not (np.abs(w) < LARGEST).all():
             raise ValueError("selection: a weight is too large for its objective to be computed")
-        self.objective = self._objective(w)
         linear = quadratic.c[self.used] / self.root
+        squares, norm = quadratic.squares[self.used], quadratic.target_norm
+        # Of c: sums of `width` products, at most |g_i| |t| in all; and the tilt's part.
+        size = np.abs(linear) if norm is None else np.maximum(np.sqrt(squares) / self.root * norm, np.abs(linear))
+        self._error = (self.width + 4) * EPS * (size + abs(problem.tilt) * squares / self.root)
+        self.objective = self._objective(w)
         largest = float(np.square(linear).max(initial=0.0)) / 2
         self.scale = self.objective if self.objective > 0 else largest if largest > 0 else 1.0
         self.unit = math.sqrt(self.scale)
-        self.c, self.w = linear / self.unit, w / self.unit
-        squares, norm = quadratic.squares[self.used], quadratic.target_norm
-        # Of c: sums of `width` products, at most |g_i| |t| in all; and the tilt's part.
-        size = np.abs(self.c) if norm is None else np.sqrt(squares) / self.root * (norm / self.unit)
-        tilted = abs(problem.tilt) * squares / self.root / self.unit
-        self.error = (self.width + 4) * EPS * (np.maximum(size, np.abs(self.c)) + tilted)
+        self.c, self.w, self.error = linear / self.unit, w / self.unit, self._error / self.unit
         names, self.group = np.unique(matroid.codes[self.pool], return_inverse=True)
         self.budget = np.minimum(matroid.budgets[names], np.bincount(self.group, minlength=len(names)))
 
@@ -98,6 +107,7 @@ class Proof:
         c = quadratic.c[members]
         size, norm = float(np.abs(w).sum()), quadratic.target_norm or 0.0
         slack = (self.width + len(members) + 8) * EPS * (size**2 + size * norm + float(np.abs(weights) @ np.abs(c)))
+        slack += float(np.abs(w) @ self._error)
         return max(0.0, float(weights @ c - 0.5 * weights @ C @ weights) - slack)
 
     # ---- what is proved ---------------------------------------------------------------------------------------------
@@ -129,6 +139,8 @@ class Proof:
     def run(self, gap: float, time_limit: float, level: str) -> None:
         """Add bounds, the cheap ones first, until the gap is met; the time runs from when the matrices are made."""
         gap = max(gap, ROUNDING)
+        if self.unbounded:
+            self.note = UNBOUNDED
         if self.unbounded or not self._something_to_gain():
             return
         target = self.objective / (1.0 - gap) / self.scale
@@ -158,6 +170,7 @@ class Proof:
     def relax(self, time_limit: float) -> FloatArray | None:
         """The perspective relaxation's z, by row of `pool`, and its bound; None where there is none."""
         if self.unbounded:
+            self.note = UNBOUNDED
             return None
         if not self._something_to_gain():
             return np.zeros(len(self.pool))
@@ -197,6 +210,7 @@ class Proof:
         """
         quadratic, used, root_ = self.quadratic, self.used, self.root
         if not quadratic.ridge > 0 or not quadratic.has_rows:
+            self.note = LARGE
             return None
         full = np.zeros(quadratic.n)
 
@@ -215,6 +229,7 @@ class Proof:
         R[np.diag_indices(n)] = 1.0 - (n * (self.width + 6)) * EPS
         chosen = choose_diagonal(R)
         if chosen is None:
+            self.note = SINGULAR
             return R, None, None
         nonneg = self.quadratic.nonneg
         diagonal = Diagonal(R.__matmul__, chosen[0], self.c, self.error, 0, self.group, self.budget, nonneg)
@@ -233,7 +248,7 @@ class Proof:
 
     def _run_block(self, R: FloatArray, relaxed: Relaxed, gap: float, deadline: float) -> None:
         nonneg = self.quadratic.nonneg
-        start = root(R, self.c, self.error, self.group, self.budget, nonneg, relaxed.w, relaxed.price)
+        start = root(R, self.c, self.error, self.group, self.budget, nonneg, relaxed.w, relaxed.price, deadline)
         if start is None:
             return
         outcome = tighten(*start, 1.0, min(self.bounds.values(), default=math.inf), gap, deadline)
@@ -241,15 +256,12 @@ class Proof:
         self.iterations += outcome.evaluations
         self.nodes += outcome.nodes
         if outcome.support is not None:
-            self._offer(np.sort(outcome.support), R)
+            self._offer(self.pool[np.sort(outcome.support)])
 
-    def _offer(self, rows: IndexArray, R: FloatArray) -> None:
-        """Keep a selection that was met if it is surely better: R was lowered, so its value there is too high."""
-        u = maximise(R[np.ix_(rows, rows)][:, :, None], self.c[rows][:, None], self.quadratic.nonneg)
-        if u is None:
-            return
-        w = np.zeros(len(self.pool))
-        w[rows] = u[:, 0] * self.unit
-        value = self._objective(w)
+    def _offer(self, members: IndexArray) -> None:
+        """Keep a selection that was met if it is better at the weights that the problem gives it."""
+        w = np.zeros(self.quadratic.n)
+        w[np.searchsorted(self.rows, members)] = self.problem.weights(members)
+        value = self._objective(w[self.used] * self.root)
         if value > self.objective * (1 + ROUNDING):
-            self.better, self.better_value = self.pool[rows], value
+            self.better, self.better_value = members, value

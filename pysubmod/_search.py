@@ -27,6 +27,7 @@ AIM = 0.5  # of the present gap
 LEAST_AIM = 2e-3  # below it a pass goes for the gap that was asked for
 FEW = 20_000  # selections of a node that are simply all evaluated,
 WORK = 2e8  # if there are not too many numbers to it: selections times rows cubed
+LONGEST = 128  # rows of a selection that is evaluated on the way
 CHUNK = 2_000_000  # numbers of their matrices at a time
 
 
@@ -71,7 +72,9 @@ class _Search:
             for j in np.lexsort((-gain, owner))[np.unique(np.sort(owner), return_index=True)[1]]:
                 if gain[j] > best[owner[j]]:
                     best[owner[j]], picks[owner[j]] = gain[j], rows[:, j]
-        self.evaluate(node, np.concatenate(picks)[:, None])
+        support = np.concatenate(picks)
+        if len(support) <= LONGEST:
+            self.evaluate(node, support[:, None])
 
     def evaluate(self, node: Node, supports: IndexArray) -> float | None:
         """The largest objective among these supports (k, m), from above; None if C is too near to singular, or late."""
@@ -95,14 +98,18 @@ class _Search:
 
     def enumerate(self, node: Node) -> bool:
         """Evaluate every selection of a node that has few; False if it has not."""
-        lists = by_cluster(node)
+        lists = [[rows[:, j] for rows in own for j in range(rows.shape[1])] for own in by_cluster(node)]
+        for b in np.unique(node.cluster[np.isin(node.group, node.priced)]):
+            lists[b].append(np.empty(0, np.int64))  # where rows have a price, a cluster may rather stay empty
         size = sum(max(len(rows) for rows in own) for own in lists)
-        number = float(np.prod(node.counts().astype(float)))
-        if len(node.priced) or number > FEW or number * size**3 > WORK:
+        number = float(np.prod([float(len(own)) for own in lists]))
+        if size > LONGEST or number > FEW or number * size**3 > WORK:
             return False
         by_size: dict[int, list[IndexArray]] = {}
-        for parts in product(*([rows[:, j] for rows in own for j in range(rows.shape[1])] for own in lists)):
+        for parts in product(*lists):
             support = np.concatenate(parts)
+            if (np.bincount(node.group[support], minlength=len(node.budget)) > node.budget).any() or not len(support):
+                continue
             by_size.setdefault(len(support), []).append(support)
         for supports in by_size.values():
             worth = self.evaluate(node, np.array(supports).T)
@@ -163,7 +170,10 @@ class _Search:
                 continue
             node, state, value = found
             value = min(value, -negative)
-            for child in [(node, state)] if self.late else split(node, state):
+            children = [(node, state)] if self.late else split(node, state)
+            if not children:
+                self.give_up(value)
+            for child in children:
                 heapq.heappush(heap, (-value, next(order), *child))
         return max(self.closed, self.lower, max((-entry[0] for entry in heap), default=0.0))
 
@@ -183,7 +193,7 @@ def tighten(node: Node, state: State, lower: float, upper: float, gap: float, de
         near = AIM * (1.0 - search.lower / upper)
         search.aim = near if near > max(gap, LEAST_AIM) else gap
         before, upper = upper, min(upper, max(gone, search.run(node, state, upper)))
-        if search.aim == gap and not upper < before:
-            break  # rounding is in the way
+        if not upper < before:
+            break  # nothing is left to split: rounding is in the way
         search.aim = gap
     return Outcome(max(upper, search.lower), search.support, search.nodes, search.evaluations)

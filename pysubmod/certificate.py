@@ -25,12 +25,6 @@ FloatArray = npt.NDArray[np.float64]
 IndexArray = npt.NDArray[np.int64]
 
 
-SINGULAR = (
-    "G G' + ridge I is singular (more rows than columns, or repeated ones): with a ridge, e.g. 0.01 times the mean "
-    "squared row norm, more can be proved."
-)
-
-
 @dataclass(frozen=True)
 class Certificate:
     """What is proved about a selection. ``print(certificate)`` says it in a sentence.
@@ -59,6 +53,8 @@ class Certificate:
     iterations, nodes : int
         Steps of the bounds' optimisers, and nodes of the search.
     seconds : float
+    note : str
+        What stands in the way of a better bound, if something does.
     """
 
     objective: float
@@ -74,6 +70,7 @@ class Certificate:
     iterations: int
     nodes: int
     seconds: float
+    note: str = ""
 
     @property
     def sentence(self) -> str:
@@ -88,7 +85,7 @@ class Certificate:
                 text = f"No useful certificate: the selection has {has}, and nothing bounds the optimum."
             else:
                 text = f"No useful certificate: the selection has {has}, the optimum is at most {at_most}."
-            return text + (" " + SINGULAR if {"all rows", "one-shot", "diagonal"}.isdisjoint(self.bounds) else "")
+            return f"{text} {self.note}".rstrip()
         if self.ratio >= 0.5:
             text = f"Within {_above(100 * self.gap, 2)} % of optimal (proved): "
         else:
@@ -194,6 +191,7 @@ def _certificate(proof: Proof, seconds: float) -> Certificate:
         iterations=proof.iterations,
         nodes=proof.nodes,
         seconds=seconds,
+        note=proof.note,
     )
 
 

@@ -51,10 +51,7 @@ def relax_round(
     limit = as_scalar("time_limit", time_limit, minimum=0.0)
     proof, rounded = _rounded(trial, limit)
     if rounded is None:
-        raise ValueError(
-            "ridge: G G' + ridge I is singular (more rows than columns, or repeated ones), so there is no relaxation "
-            "to round; pass ridge > 0, e.g. 0.01 times the mean squared row norm"
-        )
+        raise ValueError(f"ridge: there is no relaxation to round. {proof.note}")
     return _report(trial, rounded, started, proof, {"time_limit": limit})
 
 
@@ -82,7 +79,7 @@ def best(problem: GradientMatching, matroid: PartitionMatroid, *, time_limit: fl
     plain = "omp-normalized" if start is starts[0] else "omp"
     winner, path = (second, "relaxation") if second.objective > first.objective else (first, plain)
     found = _report(trial, winner, started, proof, {"time_limit": limit})
-    stats = found.stats | {"path": path, "relaxation": "none: C is singular" if rounded is None else "rounded"}
+    stats = found.stats | {"path": path, "relaxation": f"none: {proof.note}" if rounded is None else "rounded"}
     return replace(found, stats=stats)
 
 
