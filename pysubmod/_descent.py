@@ -38,7 +38,9 @@ class _Coordinates:
         hessian = A + (A / np.maximum(diagonal, 1e-3 * diagonal.mean())) @ A
         size = np.trace(hessian) / n
         tried = (try_factor(hessian + jitter * size * np.eye(n)) for jitter in (1e-12, 1e-9, 1e-6, 1e-3))
-        self.root = next((root for root in tried if root is not None), np.eye(n))
+        root = next((root for root in tried if root is not None), np.eye(n))
+        unroot = try_inverse(root)
+        self.unroot = np.eye(n) if unroot is None else unroot
         self.blocks: list[tuple[IndexArray, FloatArray, tuple[IndexArray, IndexArray]]] = []
         for members in node.blocks():
             # The barrier's Hessian on a block is (A^-1)_BB twice: its inverse root makes that the identity.
@@ -48,10 +50,8 @@ class _Coordinates:
         self.length = n + sum(len(b) * len(t[0]) for b, _, t in self.blocks) + len(state.price)
 
     def state_at(self, x: FloatArray) -> State:
-        from scipy.linalg import solve_triangular
-
         n = len(self.node.c)
-        w = self.state.w + solve_triangular(self.root, x[:n], lower=True, trans=1)
+        w = self.state.w + self.unroot.T @ x[:n]
         D, first = self.state.D.copy(), n
         for members, factor, (a, b) in self.blocks:
             last = first + len(members) * len(a)
@@ -63,9 +63,7 @@ class _Coordinates:
         return State(w, D, self.state.price * np.exp(np.clip(x[first:], -30.0, 30.0)))
 
     def gradient(self, state: State, by_w: FloatArray, by_D: FloatArray, by_price: FloatArray) -> FloatArray:
-        from scipy.linalg import solve_triangular
-
-        parts = [solve_triangular(self.root, by_w, lower=True)]
+        parts = [self.unroot @ by_w]
         for members, factor, (a, b) in self.blocks:
             X = factor.transpose(0, 2, 1) @ by_D[members[:, :, None], members[:, None, :]] @ factor
             parts.append(((1.0 + (a != b)) * X[:, a, b]).ravel())

@@ -176,15 +176,14 @@ def smooth(node: Node, state: State, temperature: float, blocks: list[IndexArray
 
     D > 0 is more than covers need, but without it minors of D come to rest against a singular one.
     """
-    from scipy.linalg.lapack import dpotri
-
     w, D = state.w, state.D
     A = node.R - D
     factor = try_factor(A)
     if factor is None:
         return None
-    inverse, _ = dpotri(factor, lower=1)
-    inverse = np.tril(inverse) + np.tril(inverse, -1).T
+    inverse = try_inverse(A)
+    if inverse is None:
+        return None
     walls = _log_determinant(factor)
     for members in blocks:
         box = (members[:, :, None], members[:, None, :])

@@ -67,7 +67,7 @@ def test_wheel_contents(built: tuple[Path, Path]) -> None:
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"pysubmod"}
     assert "License-Expression: MIT\n" in metadata
     required = [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra ==" not in line]
-    assert [line.split()[1].partition(">")[0] for line in required] == ["numpy", "scipy"]
+    assert [line.split()[1].partition(">")[0] for line in required] == ["numpy"]
     assert "pysubmod/py.typed" in names
     package = {file.relative_to(ROOT).as_posix() for file in (ROOT / "pysubmod").rglob("*.py")}
     data = {file.relative_to(ROOT).as_posix() for file in (ROOT / "pysubmod/data").iterdir()}
