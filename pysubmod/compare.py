@@ -30,7 +30,7 @@ __all__ = ["Comparison", "Row", "compare"]
 FAST = 0.1  # seconds: what is faster is timed REPEATS times
 REPEATS = 5
 # What a method may say of a problem that it cannot solve; anything else is a fault and is raised.
-REFUSALS = (ValueError, TypeError, NotImplementedError, ImportError, MemoryError, np.linalg.LinAlgError)
+REFUSALS = (ValueError, MemoryError)
 
 
 @dataclass(frozen=True)

@@ -279,6 +279,14 @@ class Selection:
         object.__setattr__(self, "_origin", (problem, matroid, candidates))
         return self
 
+    def _known_origin(self, asked: str) -> tuple[GradientMatching, PartitionMatroid, npt.NDArray[np.bool_] | None]:
+        if self._origin is None:
+            raise ValueError(
+                f"{asked}: this selection was loaded or copied and does not know its problem; "
+                f"use pysubmod.{asked}(problem, matroid, selection)"
+            )
+        return self._origin
+
     def certify(self, **options: Any) -> Certificate:
         """Prove how close to optimal this selection is; the options are those of `pysubmod.certify`.
 
@@ -290,12 +298,7 @@ class Selection:
         """
         from .certificate import certify
 
-        if self._origin is None:
-            raise ValueError(
-                "certify: this selection was loaded or copied and does not know its problem; "
-                "use pysubmod.certify(problem, matroid, selection)"
-            )
-        problem, matroid, candidates = self._origin
+        problem, matroid, candidates = self._known_origin("certify")
         return certify(problem, matroid, self, **({"candidates": candidates} | options))
 
     def diagnose(self, **options: Any) -> Diagnosis:
@@ -309,12 +312,7 @@ class Selection:
         """
         from .diagnostics import diagnose
 
-        if self._origin is None:
-            raise ValueError(
-                "diagnose: this selection was loaded or copied and does not know its problem; "
-                "use pysubmod.diagnose(problem, matroid, selection)"
-            )
-        problem, matroid, candidates = self._origin
+        problem, matroid, candidates = self._known_origin("diagnose")
         return diagnose(problem, matroid, self, **({"candidates": candidates} | options))
 
     def plot(self, ax: Axes | None = None) -> Axes:
