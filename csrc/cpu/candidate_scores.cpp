@@ -131,6 +131,21 @@ Best CandidateScores::best(const PartitionMatroid& matroid, Ask ask) {
     return best;
 }
 
+Best CandidateScores::best_of(std::span<const Index> rows, std::span<const double> g) {
+    double surely = kNever;
+    for (std::size_t j = 0; j < rows.size(); ++j) {
+        const std::size_t i = at(rows[j]);
+        g_[i] = g[j];
+        check_finite(i);
+        score_[i] = improving_score(i);
+        if (score_[i] > kNever) surely = std::max(surely, score_[i] - kScoreTolerance * unit(i, Ask::improving));
+    }
+    for (const Index i : rows)
+        if (score_[at(i)] > kNever && score_[at(i)] + kScoreTolerance * unit(at(i), Ask::improving) >= surely)
+            return {i, g_[at(i)], false};
+    return {};
+}
+
 namespace {
 
 struct Ranked {

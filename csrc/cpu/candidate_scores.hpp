@@ -25,6 +25,7 @@ class CandidateScores {
     void mark(Index i, Mark mark);
     void clear_barred();
     bool is_selected(Index i) const { return marks_[at(i)] == Mark::selected; }
+    Mark mark_of(Index i) const { return marks_[at(i)]; }
 
     // The correlations; a source writes them before it asks for the best.
     std::span<double> correlations() { return g_; }
@@ -37,6 +38,8 @@ class CandidateScores {
     double correlation(Index i) const { return g_[at(i)]; }
 
     Best best(const PartitionMatroid& matroid, Ask ask);
+    // The best by score of these rows alone, which may be taken and come in ascending order; g are their correlations.
+    Best best_of(std::span<const Index> rows, std::span<const double> g);
     Shortlist shortlist(const PartitionMatroid& matroid, Ask ask) const;
 
     // rule = greedy: the Schur complement of row i loses `squared`.

@@ -102,12 +102,10 @@ void GramSource::correlations(std::span<const Index> rows, std::span<double> out
 }
 
 Best GramSource::best(const PartitionMatroid& matroid, Ask ask) {
-    if (stale_) refresh();
     return scores_.best(matroid, ask);
 }
 
 Shortlist GramSource::shortlist(const PartitionMatroid& matroid, Ask ask) {
-    if (stale_) refresh();
     return scores_.shortlist(matroid, ask);
 }
 

@@ -34,6 +34,8 @@ class GramSource {
     double schur_from_rows(Index, std::span<const Index>, std::span<const double>) { return kUnknown; }
     double set_weights(std::span<const Index> members, std::span<const double> weights, double scale);
     void correlations(std::span<const Index> rows, std::span<double> out);
+    bool ready() const { return !stale_; }
+    void read(const PartitionMatroid&, const Refit&) { refresh(); }
     Best best(const PartitionMatroid& matroid, Ask ask);
     Shortlist shortlist(const PartitionMatroid& matroid, Ask ask);
     double correlation(Index i) const { return scores_.correlation(i); }

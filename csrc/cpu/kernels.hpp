@@ -35,6 +35,20 @@ struct Kernels {
     void (*axpy)(double a, const std::byte* row, double* y, std::size_t m);
     // y[j] = row[j]
     void (*widen)(const std::byte* row, double* y, std::size_t m);
+    // y[j] = row[j], rounded to float32
+    void (*narrow)(const std::byte* row, float* y, std::size_t m);
+};
+
+// Columns that `screen` may be given at once.
+inline constexpr std::size_t kScreenColumns = 1024;
+// Its vectors end at a multiple of this many entries, filled up with zeros.
+inline constexpr std::size_t kScreenPadding = 16;
+
+// Four rows for `screen`, and where the four that come after them are stored: those are fetched meanwhile.
+struct ScreenRows {
+    const std::byte* rows[kRowsAtOnce];  // float32
+    const std::byte* next[kRowsAtOnce];
+    std::size_t next_item;  // bytes of one of their numbers
 };
 
 inline double join_lanes(const double* lane) {
@@ -44,6 +58,12 @@ inline double join_lanes(const double* lane) {
 struct KernelSet {
     const char* name;
     Kernels by_type[kStorageTypes];
+    // Products in float32: sums[v * stride + r] += <row r, x_v> over m <= kScreenColumns columns, the vectors `x_stride`
+    // apart. Each is within screen_error * ||row|| * ||x|| of the true one, but for underflow; the order of summation is
+    // each set's own.
+    void (*screen)(const ScreenRows& rows, const float* xs, std::size_t x_stride, std::size_t n_xs, std::size_t m,
+                   double* sums, std::size_t stride);
+    double screen_error;
 };
 
 // The widest set this processor runs: "avx512", "avx2" or "portable". Chosen once; all give the same bits.

@@ -242,8 +242,137 @@ void widen(const std::byte* row, double* y, std::size_t m) {
 }
 
 template <Storage T>
+void narrow(const std::byte* row, float* y, std::size_t m) {
+    const auto store = [](const double* from, float* to) {
+        for (std::size_t l = 0; l < kLanes; ++l) to[l] = static_cast<float>(from[l]);
+    };
+    const std::size_t whole = m - m % kLanes;
+    double wide[kLanes];
+    for (std::size_t j = 0; j < whole; j += kLanes) {
+        for (std::size_t part = 0; part < kParts; ++part) {
+            const Vec v = Stored<T>::load(row + (j + part * W) * item_size(T));
+            std::memcpy(wide + part * W, &v, sizeof v);
+        }
+        store(wide, y + j);
+    }
+    if (whole == m) return;
+    load_tail<T>(row + whole * item_size(T), m - whole, wide);
+    for (std::size_t j = whole; j < m; ++j) y[j] = static_cast<float>(wide[j - whole]);
+}
+
+constexpr std::size_t kFloats = 2 * W;  // in a vector register
+typedef float Floats __attribute__((vector_size(kFloats * 4)));
+// Vectors at a time: 24, 12 or 8 sums stay in registers.
+constexpr std::size_t kVectorsAtOnce = PYSUBMOD_VECTOR == 8 ? 6 : PYSUBMOD_VECTOR == 4 ? 3 : 2;
+
+#if PYSUBMOD_VECTOR == 8
+inline Floats fused(Floats a, Floats b, Floats c) { return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+// s[r] += the sum of sum[r], for four. Masked with a full mask for the reason above.
+inline void add_four_sums(const Floats* sum, double* s) {
+    const auto pair = [](Floats a, Floats b) {
+        return _mm512_castps_pd(_mm512_add_ps(_mm512_maskz_unpacklo_ps(0xffff, (__m512)a, (__m512)b),
+                                              _mm512_maskz_unpackhi_ps(0xffff, (__m512)a, (__m512)b)));
+    };
+    const __m512d ab = pair(sum[0], sum[1]), cd = pair(sum[2], sum[3]);
+    const __m512 four = _mm512_add_ps(_mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xff, ab, cd)),
+                                      _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xff, ab, cd)));
+    const __m256 half = _mm256_add_ps(_mm512_maskz_extractf32x8_ps(0xff, four, 0), _mm512_maskz_extractf32x8_ps(0xff, four, 1));
+    const __m128 whole = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+    _mm256_storeu_pd(s, _mm256_add_pd(_mm256_loadu_pd(s), _mm256_cvtps_pd(whole)));
+}
+#else
+#if PYSUBMOD_VECTOR == 4
+inline Floats fused(Floats a, Floats b, Floats c) { return (Floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+#else
+inline Floats fused(Floats a, Floats b, Floats c) { return a * b + c; }
+#endif
+inline void add_four_sums(const Floats* sum, double* s) {
+    for (std::size_t r = 0; r < 4; ++r) {
+        float total = 0.0f;
+        for (std::size_t l = 0; l < kFloats; ++l) total += sum[r][l];
+        s[r] += static_cast<double>(total);
+    }
+}
+#endif
+
+// `first` and `last` say which of the next rows to fetch: spread over all vectors, memory is never idle.
+template <std::size_t V>
+inline void screen_vectors(const ScreenRows& rows, std::size_t first, std::size_t last, const float* xs,
+                           std::size_t x_stride, std::size_t m, double* sums, std::size_t stride) {
+    Floats sum[V][kRowsAtOnce];
+    for (std::size_t v = 0; v < V; ++v)
+        for (std::size_t r = 0; r < kRowsAtOnce; ++r) sum[v][r] = Floats{};
+    const auto add = [&](const std::byte* const* from, std::size_t j_row, std::size_t j) {
+        Floats x[V];
+        for (std::size_t v = 0; v < V; ++v) x[v] = load_as<Floats>(xs + v * x_stride + j);
+        for (std::size_t r = 0; r < kRowsAtOnce; ++r) {
+            const Floats row = load_as<Floats>(from[r] + j_row * sizeof(float));
+            for (std::size_t v = 0; v < V; ++v) sum[v][r] = fused(row, x[v], sum[v][r]);
+        }
+    };
+    const std::size_t whole = m - m % kFloats;
+    for (std::size_t j = 0; j < whole; j += kFloats) {
+        for (std::size_t r = first; r < last; ++r) __builtin_prefetch(rows.next[r] + j * rows.next_item, 0, 2);
+        add(rows.rows, j, j);
+    }
+    if (whole < m) {
+        std::byte tails[kRowsAtOnce][kFloats * sizeof(float)] = {};
+        const std::byte* from[kRowsAtOnce];
+        for (std::size_t r = 0; r < kRowsAtOnce; ++r) {
+            std::memcpy(tails[r], rows.rows[r] + whole * sizeof(float), (m - whole) * sizeof(float));
+            from[r] = tails[r];
+        }
+        add(from, 0, whole);
+    }
+    for (std::size_t v = 0; v < V; ++v) add_four_sums(sum[v], sums + v * stride);
+}
+
+void screen(const ScreenRows& rows, const float* xs, std::size_t x_stride, std::size_t n_xs, std::size_t m,
+            double* sums, std::size_t stride) {
+    const std::size_t groups = (n_xs + kVectorsAtOnce - 1) / kVectorsAtOnce;
+    for (std::size_t b = 0, v = 0; b < groups; ++b) {
+        const std::size_t count = (n_xs - v + groups - b - 1) / (groups - b);
+        const auto use = [&](auto run) {
+            run(rows, kRowsAtOnce * b / groups, kRowsAtOnce * (b + 1) / groups, xs + v * x_stride, x_stride, m,
+                sums + v * stride, stride);
+        };
+        switch (count) {
+            case 1:
+                use(screen_vectors<1>);
+                break;
+            case 2:
+                use(screen_vectors<2>);
+                break;
+#if PYSUBMOD_VECTOR > 2
+            case 3:
+                use(screen_vectors<3>);
+                break;
+#endif
+#if PYSUBMOD_VECTOR > 4
+            case 4:
+                use(screen_vectors<4>);
+                break;
+            case 5:
+                use(screen_vectors<5>);
+                break;
+            case 6:
+                use(screen_vectors<6>);
+                break;
+#endif
+        }
+        v += count;
+    }
+}
+
+// A product goes through at most kScreenColumns / kFloats additions, as many roundings again where it is not fused, and
+// the tree; 12 more for the rounding of row and vector and of the result to float32. Each is at most 2^-24 of
+// sum |row_j x_j| <= ||row|| ||x||.
+constexpr double kScreenError =
+    (kScreenColumns / kFloats * (PYSUBMOD_VECTOR > 2 ? 1 : 2) + kFloats + 12) * 0x1p-24;
+
+template <Storage T>
 constexpr Kernels kernels_for() {
-    return {&accumulate<T>, &accumulate_many<T>, &accumulate_squares<T>, &axpy<T>, &widen<T>};
+    return {&accumulate<T>, &accumulate_many<T>, &accumulate_squares<T>, &axpy<T>, &widen<T>, &narrow<T>};
 }
 
 }  // namespace
@@ -251,7 +380,9 @@ constexpr Kernels kernels_for() {
 const KernelSet& PYSUBMOD_KERNELS() {
     static const KernelSet set{PYSUBMOD_KERNELS_NAME,
                                {kernels_for<Storage::float16>(), kernels_for<Storage::bfloat16>(),
-                                kernels_for<Storage::float32>(), kernels_for<Storage::float64>()}};
+                                kernels_for<Storage::float32>(), kernels_for<Storage::float64>()},
+                               &screen,
+                               kScreenError};
     return set;
 }
 

@@ -2,6 +2,7 @@
 #include "pysubmod/solve.hpp"
 
 #include <chrono>
+#include <cstdlib>
 #include <string>
 
 #include "cpu/dense_source.hpp"
@@ -36,7 +37,13 @@ auto with_source(const Problem& problem, std::vector<Index> pool, const Options&
             cpu::GramSource source(problem.gram, problem.linear, problem.target_norm, pool, options, team, kernels);
             return use(source);
         }
-        cpu::DenseSource source(problem.rows, problem.target, std::move(pool), options, team, kernels);
+        cpu::Rows rows(problem.rows, problem.target.size(), team, kernels);
+        const double* targets[] = {problem.target.data()};
+        const cpu::FirstPass first = cpu::read_first(rows, pool, targets);
+        const bool drafts = options.rule != Rule::greedy && options.pick == Pick::argmax &&
+                            cpu::Draft::can_screen(first.squares) && !std::getenv("PLAIN");
+        cpu::DenseSource source(rows, problem.target, std::move(pool), first.squares, first.products[0], options,
+                                drafts ? Route::draft : Route::plain);
         return use(source);
     } catch (const Unbounded& error) {  // c = G t never is: of rows, only the tilt can make it so
         throw Unbounded(std::string(problem.is_gram ? "c: " : "tilt: ") + error.what());

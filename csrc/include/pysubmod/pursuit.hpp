@@ -51,14 +51,16 @@ class Pursuit {
           options_(options),
           monitor_(monitor),
           refit_(refit_settings(source, options.nonneg)),
-          path_(source.rank_tolerance()) {}
+          path_(source.rank_tolerance()),
+          ask_(options.pick == Pick::random && options.fill ? Ask::any : Ask::improving) {}
 
     // With go_on = false nothing is added to `initial`, as if the monitor had said stop.
     Solution run(std::span<const Index> initial, bool go_on = true) {
         rank_ = matroid_.rank();
         residual_norm_ = source_.target_norm();
         start_from(initial);
-        solution_.status = go_on ? climb() : Status::stopped;
+        if (!go_on) solution_.status = Status::stopped;
+        while (go_on && !climb()) source_.read(matroid_, refit_);
         finish();
         return std::move(solution_);
     }
@@ -77,25 +79,32 @@ class Pursuit {
         if (!initial.empty()) settle(true);
     }
 
-    Status climb() {
+    // Picks until the end (true), or until the source must read.
+    bool climb() {
+        const std::optional<Status> status = pick_on();
+        if (status) solution_.status = *status;
+        return status.has_value();
+    }
+
+    std::optional<Status> pick_on() {
         const bool drawing = options_.pick == Pick::random;
-        Ask ask = drawing && options_.fill ? Ask::any : Ask::improving;
         for (;;) {
             if (matroid_.full()) return Status::budget;
             if (matroid_.exhausted()) return Status::exhausted;
-            const bool filling = ask == Ask::any && !drawing;
+            const bool filling = ask_ == Ask::any && !drawing;
             if (!filling && options_.tol > 0.0 && residual_norm_ <= options_.tol * source_.target_norm())
                 return Status::tolerance;
-            const Best best = drawing ? draw(ask) : next(ask);
+            if (!source_.ready()) return std::nullopt;
+            const Best best = drawing ? draw(ask_) : next(ask_);
             if (best.index < 0) {
-                if (!options_.fill || ask == Ask::any)
+                if (!options_.fill || ask_ == Ask::any)
                     return best.saw_barred ? Status::rank_deficient : Status::no_gain;
-                ask = Ask::any;
+                ask_ = Ask::any;
                 continue;
             }
             if (filling)
                 add_filler(best.index);
-            else if (ask == Ask::any)
+            else if (ask_ == Ask::any)
                 accept_whatever(best);
             else if (!accept(best))
                 continue;
@@ -252,6 +261,7 @@ class Pursuit {
     Refit refit_;
     GrowingCholesky path_;
     std::vector<Index> path_members_;
+    Ask ask_;
     std::vector<double> row_;
     Solution solution_;
     double residual_norm_ = kUnknown;

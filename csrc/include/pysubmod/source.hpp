@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "pysubmod/partition_matroid.hpp"
+#include "pysubmod/refit.hpp"
 #include "pysubmod/types.hpp"
 
 namespace pysubmod {
@@ -41,7 +42,7 @@ struct Shortlist {
 template <class S>
 concept Source = requires(S& s, const S& cs, Index i, std::span<const Index> members, std::span<const double> in,
                           std::span<double> out, const PartitionMatroid& matroid, Mark mark, Ask ask, double x,
-                          std::span<double* const> outs, std::span<const double* const> ins) {
+                          std::span<double* const> outs, std::span<const double* const> ins, const Refit& refit) {
     { cs.scale() } -> std::convertible_to<double>;           // E_0: the unit of every tolerance before the first pick
     { cs.target_norm() } -> std::convertible_to<double>;     // ||t||, or kUnknown
     { cs.rank_tolerance() } -> std::convertible_to<double>;  // kRankTolerance, larger where only K is at hand
@@ -56,8 +57,12 @@ concept Source = requires(S& s, const S& cs, Index i, std::span<const Index> mem
     // The weights and E, the unit of tolerances that goes with them; returns ||r|| or kUnknown; O(|members| d).
     { s.set_weights(members, in, x) } -> std::convertible_to<double>;
     { s.correlations(members, out) };                // g of a few rows, from the residual; O(|members| d)
-    { s.best(matroid, ask) } -> std::same_as<Best>;  // g of all eligible rows in ONE pass, then the argmax
-    // The same pass, then the rows whose scores make the heaviest base of what the matroid has left: of each group the
+    // Whether the correlations at the present weights are at hand. If not, `read` gets them in ONE pass over the
+    // eligible rows; from the refit that has these weights it may read ahead.
+    { cs.ready() } -> std::convertible_to<bool>;
+    { s.read(matroid, refit) };
+    { s.best(matroid, ask) } -> std::same_as<Best>;  // the argmax
+    // The rows whose scores make the heaviest base of what the matroid has left: of each group the
     // best so many. With Ask::any also rows that do not help, after those that do.
     { s.shortlist(matroid, ask) } -> std::same_as<Shortlist>;
     { cs.correlation(i) } -> std::convertible_to<double>;  // g_i as of the last `best` or `shortlist`

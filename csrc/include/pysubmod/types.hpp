@@ -39,6 +39,9 @@ enum class Pick { argmax, random };
 
 enum class Status { budget, tolerance, no_gain, rank_deficient, exhausted, stopped };
 
+// How rows are read: one pass for each pick, or draft and verify.
+enum class Route { plain, draft };
+
 struct Options {
     double ridge = 0.0;
     double tilt = 0.0;

@@ -1,0 +1,281 @@
+#include "cpu/draft.hpp"
+
+#include <algorithm>
+#include <functional>
+#include <limits>
+#include <numeric>
+
+#include "pysubmod/small_vector_ops.hpp"
+
+namespace pysubmod::cpu {
+namespace {
+
+std::size_t at(Index i) { return static_cast<std::size_t>(i); }
+
+constexpr float kClosed = -std::numeric_limits<float>::infinity();
+constexpr std::size_t kBlock = 256;  // rows that are looked at again together
+constexpr double kMostSteps = 31.0;
+constexpr std::size_t kFewestCandidates = 32, kMostCandidates = 512;
+// What is counted beside the error of a product: the roundings of score(), of unit_ and of what the tilt adds.
+constexpr double kScoreRoundings = 16 * 0x1p-24;
+
+// The cost of work beside that of a pass with one vector (measured on a Sapphire Rapids): another vector in the pass,
+// when the rows come from memory and when they come from the cores' caches; a candidate in a drafted pick; a member in
+// one, whose row is read twice in float64.
+constexpr double kVectorFromMemory = 0.045, kVectorFromCache = 0.15, kCandidate = 0.5, kMember = 1.5;
+constexpr double kCacheBytes = 4 << 20;
+
+bool same(const auto& a, const auto& b) { return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin()); }
+
+}  // namespace
+
+bool Draft::can_screen(std::span<const double> squares) {
+    return std::ranges::all_of(squares, [](double s) { return s == 0.0 || (s > 1e-40 && s < 1e40); });
+}
+
+Draft::Draft(Rows& rows, const CandidateScores& scores, std::span<const double> target, std::span<const double> squares,
+             std::span<const Index> pool, const Options& options)
+    : rows_(rows),
+      scores_(scores),
+      target_(target),
+      squares_(squares),
+      pool_(pool),
+      nonneg_(options.nonneg),
+      release_zeros_(options.release_zeros),
+      n_(rows.size()) {
+    const double bytes = rows.row_bytes() * static_cast<double>(pool.size());
+    const double step_bytes = 12.0 * static_cast<double>(rows.width()) + 4.0 * static_cast<double>(n_);
+    most_steps_ = static_cast<std::size_t>(std::clamp(0.25 * bytes / step_bytes, 1.0, kMostSteps));
+    factor_.assign(n_, 0.0f);
+    unit_.assign(n_, 0.0f);
+    if (options.tilt != 0.0) offset_.assign(n_, 0.0f);
+    for (const Index i : pool) {
+        const double root = std::sqrt(scores.diagonal(i));
+        if (root == 0.0) continue;
+        const double factor = options.rule == Rule::normalized ? 1.0 / root : 1.0;
+        factor_[at(i)] = static_cast<float>(factor);
+        unit_[at(i)] = static_cast<float>(root * factor);
+        if (options.tilt == 0.0) continue;
+        const double offset = 0.5 * options.tilt * squares[at(i)];
+        offset_[at(i)] = static_cast<float>(offset);
+        largest_offset_share_ = std::max(largest_offset_share_, std::abs(offset) / root);
+    }
+    restart();
+}
+
+void Draft::restart() {
+    steps_.clear();
+    closed_.assign(n_, kClosed);
+    present_ = seen_ = kNone;
+    closed_is_stale_ = true;
+    any_barred_ = false;
+}
+
+void Draft::marked(Index i) {
+    const Mark mark = scores_.mark_of(i);
+    any_barred_ = any_barred_ || mark == Mark::barred;
+    if (mark == Mark::none)
+        closed_is_stale_ = true;
+    else
+        closed_[at(i)] = kClosed;
+}
+
+// Only when a group opened or was used up, or a row came back, are all rows looked at.
+void Draft::update_closed(const PartitionMatroid& matroid) {
+    open_groups_.resize(at(matroid.n_groups()));
+    for (std::size_t p = 0; p < open_groups_.size(); ++p) {
+        const bool open = matroid.budget_left(static_cast<std::int32_t>(p)) > 0;
+        closed_is_stale_ = closed_is_stale_ || open != (open_groups_[p] != 0);
+        open_groups_[p] = open;
+    }
+    if (!closed_is_stale_) return;
+    closed_.assign(n_, kClosed);
+    for (const Index i : pool_)
+        if (scores_.mark_of(i) == Mark::none && matroid.may_take(i)) closed_[at(i)] = 0.0f;
+    closed_is_stale_ = any_barred_ = false;
+}
+
+const Draft::Step* Draft::move_to(std::span<const Index> members, std::span<const double> weights) {
+    const std::size_t next = seen_ + 1;  // of kNone: 0
+    present_ = kNone;
+    if (seen_ == kNone || next >= steps_.size()) return nullptr;
+    const Step& step = steps_[next];
+    if (!same(step.members, members) || !same(step.weights, weights)) return nullptr;
+    present_ = seen_ = next;
+    return &step;
+}
+
+std::span<const double> Draft::gram_row(Index i, std::span<const Index> members) const {
+    if (!covers_present()) return {};
+    const Step& step = steps_[present_];
+    if (step.next != i || !same(step.members, members)) return {};
+    return step.gram_row;
+}
+
+void Draft::read(const PartitionMatroid& matroid, const Refit& refit, std::span<const double> residual) {
+    update_closed(matroid);
+    learn();
+    eligible_.clear();
+    for (const Index i : pool_)
+        if (closed_[at(i)] == 0.0f) eligible_.push_back(i);
+    std::vector<Index> drafted = candidates(std::clamp(eligible_.size() / 12, kFewestCandidates, kMostCandidates));
+    const std::size_t steps = n_steps(matroid, refit.size(), drafted.size());
+    steps_.assign(1, Step{});
+    steps_[0].residual.assign(residual.begin(), residual.end());
+    set_weights(steps_[0], refit);
+    run_ahead(matroid, refit, std::move(drafted), steps);
+    pass();
+    present_ = seen_ = 0;
+}
+
+// How the last draft went.
+void Draft::learn() {
+    if (steps_.size() < 2 || seen_ == kNone) return;
+    constexpr double kMemory = 0.8;
+    right_ = kMemory * right_ + static_cast<double>(seen_);
+    wrong_ = kMemory * wrong_ + (seen_ + 1 < steps_.size() ? 1.0 : 0.0);
+}
+
+// The number of picks to draft that gives most picks for the time, if each is right with the same chance as of late.
+std::size_t Draft::n_steps(const PartitionMatroid& matroid, std::size_t members, std::size_t candidates) const {
+    const double p = right_ / (right_ + wrong_);
+    const double n = static_cast<double>(eligible_.size());
+    const double vector = n * rows_.row_bytes() < kCacheBytes ? kVectorFromCache : kVectorFromMemory;
+    const double pick = (kCandidate * static_cast<double>(candidates) + kMember * static_cast<double>(members)) / n;
+    const std::size_t most = std::min(most_steps_, at(matroid.rank() - matroid.used()) - 1);
+    std::size_t best = 0;
+    double picks = 1.0, chance = 1.0, best_rate = 1.0 / (1.0 + vector);
+    for (std::size_t m = 1; m <= most; ++m) {
+        chance *= p;
+        picks += chance;
+        const double steps = static_cast<double>(m);
+        const double rate = picks / (1.0 + vector * (steps + 1.0) + pick * steps);
+        if (rate > best_rate) best = m, best_rate = rate;
+    }
+    return best;
+}
+
+// The eligible rows of largest score, as far as scores are known.
+std::vector<Index> Draft::candidates(std::size_t count) {
+    std::vector<Index> rows = eligible_;
+    if (rows.size() <= count) return rows;
+    estimates_.resize(n_);
+    if (seen_ != kNone) {
+        const float* products = products_.data() + seen_ * n_;
+        const auto inverse = static_cast<float>(1.0 / steps_[seen_].norm);
+        for (const Index i : rows) estimates_[at(i)] = score(at(i), products[i], inverse);
+    } else {
+        for (const Index i : rows)
+            estimates_[at(i)] = static_cast<float>(scores_.correlation(i)) * factor_[at(i)];
+        if (!nonneg_)
+            for (const Index i : rows) estimates_[at(i)] = std::abs(estimates_[at(i)]);
+    }
+    const auto nth = rows.begin() + static_cast<std::ptrdiff_t>(count);
+    std::nth_element(rows.begin(), nth, rows.end(), [&](Index a, Index b) {
+        return estimates_[at(a)] != estimates_[at(b)] ? estimates_[at(a)] > estimates_[at(b)] : a < b;
+    });
+    rows.erase(nth, rows.end());
+    return rows;
+}
+
+// The pursuit on the candidates alone.
+void Draft::run_ahead(PartitionMatroid matroid, Refit refit, std::vector<Index> candidates, std::size_t n_steps) {
+    places_.resize(candidates.size());
+    std::iota(places_.begin(), places_.end(), Index{0});
+    while (steps_.size() <= n_steps) {
+        const Index i = best_candidate(matroid, candidates, steps_.back());
+        if (i < 0) return;
+        std::erase(candidates, i);
+        if (!draft_pick(i, refit, steps_.back())) continue;
+        matroid.take(i);
+        if (release_zeros_) {
+            for (std::size_t m = 0; m < refit.size(); ++m)
+                if (!refit.is_active(m)) matroid.give_back(refit.ids()[m]);
+            refit.remove_idle();
+        }
+        steps_.back().next = i;
+        Step step;
+        set_weights(step, refit);
+        step.residual.resize(target_.size());
+        rows_.subtract(target_, step.members, step.weights, step.residual);
+        steps_.push_back(std::move(step));
+    }
+}
+
+Index Draft::best_candidate(const PartitionMatroid& matroid, std::span<const Index> candidates, const Step& step) {
+    const double norm = std::sqrt(dot(step.residual.data(), step.residual.data(), step.residual.size()));
+    if (!(norm > 0.0)) return -1;
+    Rows::Screen screen;
+    rows_.add_to(screen, step.residual, 1.0 / norm);
+    candidate_products_.resize(candidates.size());
+    rows_.screen(candidates, std::span(places_).first(candidates.size()), screen, candidate_products_.data(), 0);
+    Index best = -1;
+    float highest = 0.0f;
+    for (std::size_t j = 0; j < candidates.size(); ++j) {
+        if (!matroid.may_take(candidates[j])) continue;
+        const float s = score(at(candidates[j]), candidate_products_[j], static_cast<float>(1.0 / norm));
+        if (s > highest) best = candidates[j], highest = s;
+    }
+    return best;
+}
+
+// Lets row i into the refit, if it improves.
+bool Draft::draft_pick(Index i, Refit& refit, Step& step) {
+    step.gram_row.resize(refit.size());
+    rows_.gram_row(i, refit.ids(), step.gram_row);
+    const double g = scores_.linear(i) - dot(step.gram_row.data(), refit.weights().data(), refit.size());
+    return refit.add({i, step.gram_row, scores_.diagonal(i), scores_.linear(i), g}) == Refit::Outcome::improved;
+}
+
+void Draft::set_weights(Step& step, const Refit& refit) {
+    step.members.assign(refit.ids().begin(), refit.ids().end());
+    step.weights.assign(refit.weights().begin(), refit.weights().end());
+}
+
+void Draft::pass() {
+    Rows::Screen screen;
+    for (Step& step : steps_) {
+        step.norm = std::sqrt(dot(step.residual.data(), step.residual.data(), step.residual.size()));
+        rows_.add_to(screen, step.residual, step.norm > 0.0 ? 1.0 / step.norm : 0.0);
+    }
+    products_.resize(steps_.size() * n_);
+    rows_.screen(eligible_, eligible_, screen, products_.data(), n_);
+}
+
+// Of the scores of a step, s, each is within `slack * unit` of the true one, and so much again is where scores count as
+// tied: rows whose score plus slack is below another's less slack are not the best.
+std::vector<Index> Draft::contenders(const PartitionMatroid& matroid) {
+    update_closed(matroid);
+    const Step& step = steps_[present_];
+    if (!(step.norm > 0.0)) return {};
+    const auto inverse = static_cast<float>(1.0 / step.norm);
+    const double tilt_share = offset_.empty() ? 0.0 : kScoreRoundings * largest_offset_share_ * inverse;
+    const auto slack = static_cast<float>(rows_.screen_error() + kScoreRoundings + tilt_share +
+                                          2.0 * kScoreTolerance * scores_.scale() / step.norm);
+    const float* products = products_.data() + present_ * n_;
+    blocks_.assign((n_ + kBlock - 1) / kBlock, kClosed);
+    float lowest = 0.0f, poison = 0.0f;
+    for (std::size_t b = 0; b < blocks_.size(); ++b) {
+        const std::size_t end = std::min(n_, (b + 1) * kBlock);
+        float highest = kClosed;
+        for (std::size_t i = b * kBlock; i < end; ++i) {
+            const float s = score(i, products[i], inverse), u = slack * unit_[i];
+            highest = std::max(highest, s + u);
+            lowest = std::max(lowest, s - u);
+            poison += products[i] * 0.0f;
+        }
+        blocks_[b] = highest;
+    }
+    std::vector<Index> rows;
+    if (lowest == 0.0f || poison != 0.0f) return rows;
+    for (std::size_t b = 0; b < blocks_.size(); ++b) {
+        if (blocks_[b] < lowest) continue;
+        const std::size_t end = std::min(n_, (b + 1) * kBlock);
+        for (std::size_t i = b * kBlock; i < end; ++i)
+            if (score(i, products[i], inverse) + slack * unit_[i] >= lowest) rows.push_back(static_cast<Index>(i));
+    }
+    if (rows.size() > eligible_.size() / 8 + 16) rows.clear();
+    return rows;
+}
+
+}  // namespace pysubmod::cpu

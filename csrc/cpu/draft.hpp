@@ -1,0 +1,98 @@
+// Draft and verify: several picks from one pass over the rows, each of them exact.
+#pragma once
+
+#include <cmath>
+#include <span>
+#include <vector>
+
+#include "cpu/candidate_scores.hpp"
+#include "cpu/rows.hpp"
+#include "pysubmod/refit.hpp"
+#include "pysubmod/source.hpp"
+
+namespace pysubmod::cpu {
+
+// From the present weights on, the pursuit is run ahead on the rows of largest score alone: a few picks, cheaply, with
+// the residual after each. One pass then multiplies all eligible rows by all these residuals, in float32. While the
+// pursuit's weights are, to the bit, those of the next step, its correlations are at hand up to a known error, and the
+// few rows that can be the best within it are all that must be looked at in float64. A wrong draft costs a pass and
+// nothing else.
+//
+// Keeps (m + 1) (12 d + 4 n) bytes for m drafted picks, at most a quarter of what the rows have.
+class Draft {
+  public:
+    // `scores`, `target` and `squares` (diag K by row) are the source's and must outlive this object.
+    Draft(Rows& rows, const CandidateScores& scores, std::span<const double> target, std::span<const double> squares,
+          std::span<const Index> pool, const Options& options);
+    // Whether float32 can hold the products: norms far from its limits.
+    static bool can_screen(std::span<const double> squares);
+
+    struct Step {
+        std::vector<Index> members;
+        std::vector<double> weights, residual;
+        double norm = 0.0;             // of the residual
+        Index next = -1;               // the pick that is foreseen
+        std::vector<double> gram_row;  // its row of K against the members
+    };
+    // Whether the products of the present weights are at hand.
+    bool covers_present() const { return present_ < steps_.size(); }
+    // The step that has these weights, now the present one; nullptr if none has.
+    const Step* move_to(std::span<const Index> members, std::span<const double> weights);
+    // The row of K of the pick that is foreseen at the present step; empty for any other.
+    std::span<const double> gram_row(Index i, std::span<const Index> members) const;
+
+    // Runs ahead from the present weights and makes the pass.
+    void read(const PartitionMatroid& matroid, const Refit& refit, std::span<const double> residual);
+    // The rows among which the best one is, for the present weights. None if that cannot be told, or if there are so
+    // many that a pass in float64 is cheaper.
+    std::vector<Index> contenders(const PartitionMatroid& matroid);
+
+    // Row i has another mark now.
+    void marked(Index i);
+    void clear_barred() { closed_is_stale_ = closed_is_stale_ || any_barred_; }
+    void restart();
+
+  private:
+    static constexpr std::size_t kNone = static_cast<std::size_t>(-1);
+
+    void update_closed(const PartitionMatroid& matroid);
+    void learn();
+    std::size_t n_steps(const PartitionMatroid& matroid, std::size_t members, std::size_t candidates) const;
+    std::vector<Index> candidates(std::size_t count);
+    void run_ahead(PartitionMatroid matroid, Refit refit, std::vector<Index> candidates, std::size_t n_steps);
+    Index best_candidate(const PartitionMatroid& matroid, std::span<const Index> candidates, const Step& step);
+    bool draft_pick(Index i, Refit& refit, Step& step);
+    static void set_weights(Step& step, const Refit& refit);
+    void pass();
+
+    // A score of the product with a residual scaled to length 1, over that residual's norm.
+    float score(std::size_t i, float product, float inverse_norm) const {
+        if (!offset_.empty()) product += offset_[i] * inverse_norm;
+        return (nonneg_ ? product : std::abs(product)) * factor_[i] + closed_[i];
+    }
+
+    Rows& rows_;
+    const CandidateScores& scores_;
+    std::span<const double> target_, squares_;
+    std::span<const Index> pool_;
+    bool nonneg_, release_zeros_;
+    std::size_t n_, most_steps_;
+    // By row: score per height; the unit of its error; what the tilt adds to a product (empty without one); 0, or minus
+    // infinity for rows that cannot be taken.
+    std::vector<float> factor_, unit_, offset_, closed_;
+    double largest_offset_share_ = 0.0;  // of an offset, over the row's unit
+    std::vector<char> open_groups_;
+    bool closed_is_stale_ = true, any_barred_ = false;
+
+    std::vector<Step> steps_;
+    std::vector<float> products_;  // [step][row], the residuals scaled to length 1
+    std::size_t present_ = kNone;  // the step of the present weights
+    std::size_t seen_ = kNone;     // the last step that was the present one: its scores are the newest there are
+    double right_ = 8.0, wrong_ = 1.0;  // drafted picks that were right, and drafts that went wrong, of late
+    std::vector<Index> eligible_;
+    std::vector<float> estimates_, candidate_products_;
+    std::vector<float> blocks_;  // the highest score, error included, in each
+    std::vector<Index> places_;
+};
+
+}  // namespace pysubmod::cpu

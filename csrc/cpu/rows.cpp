@@ -1,0 +1,251 @@
+#include "cpu/rows.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <string>
+
+#include "pysubmod/error.hpp"
+
+namespace pysubmod::cpu {
+namespace {
+
+// Squares and their products must stay inside float64: outside these bounds a norm is refused rather than rounded to 0
+// or inf.
+constexpr double kLargestSquare = 1e280;
+constexpr double kSmallestSquare = 1e-280;
+
+std::size_t at(Index i) { return static_cast<std::size_t>(i); }
+
+// Copies m entries of each row, `stride` bytes apart, to contiguous rows `packed_row` bytes apart. Blocks of columns
+// keep both the lines that are read and those that are written in the first-level cache, whichever of the two strides
+// is the long one.
+template <std::size_t Size>
+void pack_rows(const std::byte* const* rows, std::size_t count, std::ptrdiff_t stride, std::size_t m, std::byte* packed,
+               std::size_t packed_row) {
+    constexpr std::size_t kColumns = 16;
+    for (std::size_t begin = 0; begin < m; begin += kColumns) {
+        const std::size_t end = std::min(begin + kColumns, m);
+        for (std::size_t r = 0; r < count; ++r) {
+            const std::byte* from = rows[r] + static_cast<std::ptrdiff_t>(begin) * stride;
+            std::byte* to = packed + r * packed_row + begin * Size;
+            for (std::size_t j = begin; j < end; ++j, from += stride, to += Size) std::memcpy(to, from, Size);
+        }
+    }
+}
+
+}  // namespace
+
+Rows::Rows(std::vector<RowBlock> blocks, std::size_t d, ThreadTeam& team, const KernelSet& kernels)
+    : blocks_(std::move(blocks)), d_(d), team_(team), kernels_(kernels), workspaces_(at(team.size())) {
+    for (const RowBlock& block : blocks_) {
+        first_row_.push_back(static_cast<Index>(n_));
+        n_ += at(block.rows);
+        if (block.column_stride != static_cast<std::ptrdiff_t>(item_size(block.storage))) chunk_ = kPackedChunk;
+        row_bytes_ = std::max(row_bytes_, static_cast<double>(d_ * item_size(block.storage)));
+    }
+}
+
+void Rows::check_squares(std::span<const Index> rows, std::span<const double> squares) const {
+    for (std::size_t j = 0; j < rows.size(); ++j) {
+        if (squares[j] >= kSmallestSquare && squares[j] <= kLargestSquare) continue;
+        const auto [block, data] = locate(rows[j]);
+        bool zero = true, finite = true;
+        for (std::size_t k = 0; k < d_; ++k) {
+            double x = 0.0;
+            kernels_.by_type[static_cast<std::size_t>(block->storage)].widen(
+                data + static_cast<std::ptrdiff_t>(k) * block->column_stride, &x, 1);
+            zero = zero && x == 0.0;
+            finite = finite && std::isfinite(x);
+        }
+        if (zero) continue;
+        const std::string where = "G: row " + std::to_string(rows[j]);
+        if (!finite) throw InvalidArgument(where + " contains NaN or infinity; remove it or mask it with candidates");
+        throw InvalidArgument(where +
+                              " has a norm outside 1e-140 .. 1e140, whose square float64 cannot hold; rescale G");
+    }
+}
+
+Rows::Location Rows::locate(Index i) const {
+    std::size_t b = 0;
+    if (blocks_.size() > 1)
+        b = static_cast<std::size_t>(std::upper_bound(first_row_.begin(), first_row_.end(), i) - first_row_.begin()) -
+            1;
+    const RowBlock& block = blocks_[b];
+    return {&block, block.data + (i - first_row_[b]) * block.row_stride};
+}
+
+void Rows::gather(std::span<const Index> rows, std::size_t column, std::size_t m, Workspace& work,
+                         const std::byte** out) const {
+    for (std::size_t r = 0; r < rows.size(); ++r) {
+        const auto [block, data] = locate(rows[r]);
+        out[r] = data + static_cast<std::ptrdiff_t>(column) * block->column_stride;
+    }
+    // Runs of rows of one block that are not contiguous are packed together: in column-major G they share cache lines.
+    for (std::size_t r = 0, end = 0; r < rows.size(); r = end) {
+        const RowBlock& block = *locate(rows[r]).block;
+        for (end = r + 1; end < rows.size() && locate(rows[end]).block == &block;) ++end;
+        const std::size_t size = item_size(block.storage);
+        if (block.column_stride == static_cast<std::ptrdiff_t>(size)) continue;
+        work.packed.resize(kTile * kPackedRow);
+        std::byte* packed = work.packed.data() + r * kPackedRow;
+        const auto pack = size == 2 ? pack_rows<2> : size == 4 ? pack_rows<4> : pack_rows<8>;
+        pack(out + r, end - r, block.column_stride, m, packed, kPackedRow);
+        for (std::size_t i = r; i < end; ++i) out[i] = packed + (i - r) * kPackedRow;
+    }
+}
+
+void Rows::point_to(const Factors& factors, std::size_t column, std::size_t m, Workspace& work) const {
+    work.xs.clear();
+    for (const double* vector : factors.vectors) work.xs.push_back(vector ? vector + column : nullptr);
+    work.widened.resize(factors.rows.size() * m);
+    for (std::size_t v = 0; v < factors.rows.size(); ++v) {
+        const std::byte* pointer = nullptr;
+        gather(factors.rows.subspan(v, 1), column, m, work, &pointer);
+        double* x = work.widened.data() + v * m;
+        kernels_.by_type[static_cast<std::size_t>(locate(factors.rows[v]).block->storage)].widen(pointer, x, m);
+        work.xs.push_back(x);
+    }
+}
+
+// Lane sums of one tile, all factors, in work.lanes[v][row][lane].
+void Rows::multiply_tile(std::span<const Index> rows, const Factors& factors, Workspace& work) {
+    work.lanes.assign(factors.size() * kTile * kLanes, 0.0);
+    const std::byte* pointers[kTile];
+    const std::size_t chunk = factors.rows.empty() ? chunk_ : std::min(chunk_, kWidenedChunk);
+    for (std::size_t column = 0; column < d_; column += chunk) {
+        const std::size_t m = std::min(chunk, d_ - column);
+        point_to(factors, column, m, work);
+        gather(rows, column, m, work, pointers);
+        const bool squares = std::find(work.xs.begin(), work.xs.end(), nullptr) != work.xs.end();
+        for (std::size_t r = 0; r < rows.size();) {
+            // Rows at once must share a storage type.
+            const Storage type = locate(rows[r]).block->storage;
+            std::size_t count = 1;
+            while (count < kRowsAtOnce && r + count < rows.size() && locate(rows[r + count]).block->storage == type)
+                ++count;
+            const Kernels& kernels = kernels_.by_type[static_cast<std::size_t>(type)];
+            if (!squares)
+                kernels.accumulate_many(pointers + r, count, work.xs.data(), work.xs.size(), m,
+                                        work.lanes.data() + r * kLanes, kTile);
+            for (std::size_t v = 0; squares && v < work.xs.size(); ++v) {
+                double* lanes = work.lanes.data() + (v * kTile + r) * kLanes;
+                if (work.xs[v])
+                    kernels.accumulate(pointers + r, count, work.xs[v], m, lanes);
+                else
+                    kernels.accumulate_squares(pointers + r, count, m, lanes);
+            }
+            r += count;
+        }
+    }
+}
+
+template <class Use>
+void Rows::for_tiles(std::size_t rows, Use use) {
+    // Short lists in small tiles, so that there is work for every thread.
+    const std::size_t share = rows / (4 * at(team_.size())) / kRowsAtOnce * kRowsAtOnce;
+    const std::size_t tile_rows = std::clamp(share, kRowsAtOnce, kTile);
+    const double bytes = bytes_of(rows);
+    bytes_read_ += bytes;
+    team_.run(static_cast<Index>((rows + tile_rows - 1) / tile_rows), bytes, [&](Index tile, int worker) {
+        const std::size_t begin = at(tile) * tile_rows;
+        use(begin, std::min(tile_rows, rows - begin), workspaces_[static_cast<std::size_t>(worker)]);
+    });
+}
+
+void Rows::multiply(std::span<const Index> rows, const Factors& factors, std::span<double* const> outs) {
+    for_tiles(rows.size(), [&](std::size_t begin, std::size_t count, Workspace& work) {
+        multiply_tile(rows.subspan(begin, count), factors, work);
+        for (std::size_t v = 0; v < factors.size(); ++v)
+            for (std::size_t r = 0; r < count; ++r)
+                outs[v][begin + r] = join_lanes(work.lanes.data() + (v * kTile + r) * kLanes);
+    });
+}
+
+void Rows::add_to(Screen& screen, std::span<const double> x, double scale) const {
+    const std::size_t begin = screen.size++ * screen_stride();
+    screen.xs.resize(begin + screen_stride());
+    for (std::size_t j = 0; j < d_; ++j) screen.xs[begin + j] = static_cast<float>(scale * x[j]);
+    std::fill(screen.xs.begin() + static_cast<std::ptrdiff_t>(begin + d_), screen.xs.end(), 0.0f);
+}
+
+// Sums of one tile, all vectors, in work.sums[v][row].
+void Rows::screen_tile(std::span<const Index> rows, const Screen& screen, Workspace& work) {
+    work.sums.assign(screen.size * kTile, 0.0);
+    work.narrowed.resize(kRowsAtOnce * kScreenColumns);
+    const std::byte* pointers[kTile];
+    for (std::size_t column = 0; column < d_; column += kScreenColumns) {
+        const std::size_t m = std::min(kScreenColumns, d_ - column);
+        gather(rows, column, m, work, pointers);
+        for (std::size_t r = 0; r < rows.size(); r += kRowsAtOnce) {
+            ScreenRows four{};
+            four.next_item = item_size(locate(rows[r]).block->storage);
+            const bool wraps = r + kRowsAtOnce >= rows.size();  // on to the first rows' next columns
+            for (std::size_t i = 0; i < kRowsAtOnce; ++i) {
+                const std::size_t row = std::min(r + i, rows.size() - 1);  // the last one again, for sums nobody reads
+                const Storage type = locate(rows[row]).block->storage;
+                four.rows[i] = pointers[row];
+                if (type != Storage::float32) {
+                    float* narrowed = work.narrowed.data() + i * kScreenColumns;
+                    kernels_.by_type[static_cast<std::size_t>(type)].narrow(pointers[row], narrowed, m);
+                    four.rows[i] = reinterpret_cast<const std::byte*>(narrowed);
+                }
+                four.next[i] = wraps ? pointers[std::min(i, rows.size() - 1)] + m * four.next_item
+                                     : pointers[std::min(row + kRowsAtOnce, rows.size() - 1)];
+            }
+            kernels_.screen(four, screen.xs.data() + column, screen_stride(), screen.size, m, work.sums.data() + r,
+                            kTile);
+        }
+    }
+}
+
+void Rows::screen(std::span<const Index> rows, std::span<const Index> places, const Screen& screen, float* out,
+                  std::size_t stride) {
+    for_tiles(rows.size(), [&](std::size_t begin, std::size_t count, Workspace& work) {
+        screen_tile(rows.subspan(begin, count), screen, work);
+        for (std::size_t v = 0; v < screen.size; ++v)
+            for (std::size_t r = 0; r < count; ++r)
+                out[v * stride + at(places[begin + r])] = static_cast<float>(work.sums[v * kTile + r]);
+    });
+}
+
+void Rows::widen(Index i, std::vector<double>& out) {
+    out.resize(d_);
+    const Index rows[] = {i};
+    const Storage type = locate(i).block->storage;
+    for (std::size_t column = 0; column < d_; column += chunk_) {
+        const std::size_t m = std::min(chunk_, d_ - column);
+        const std::byte* pointer = nullptr;
+        gather(rows, column, m, workspaces_[0], &pointer);
+        kernels_.by_type[static_cast<std::size_t>(type)].widen(pointer, out.data() + column, m);
+    }
+}
+
+// Member by member in a fixed order, one chunk of columns to a task.
+void Rows::subtract(std::span<const double> from, std::span<const Index> members, std::span<const double> x,
+                                std::span<double> out) {
+    const double bytes = bytes_of(members.size());
+    bytes_read_ += bytes;
+    const auto n_chunks = static_cast<Index>((d_ + chunk_ - 1) / chunk_);
+    team_.run(n_chunks, bytes, [&](Index chunk, int worker) {
+        const std::size_t column = at(chunk) * chunk_;
+        const std::size_t m = std::min(chunk_, d_ - column);
+        double* r = out.data() + column;
+        std::copy_n(from.data() + column, m, r);
+        for (std::size_t j = 0; j < members.size(); ++j) {
+            if (x[j] == 0.0) continue;
+            const std::byte* pointer = nullptr;
+            const Index rows[] = {members[j]};
+            gather(rows, column, m, workspaces_[static_cast<std::size_t>(worker)], &pointer);
+            kernels_.by_type[static_cast<std::size_t>(locate(members[j]).block->storage)].axpy(-x[j], pointer, r, m);
+        }
+    });
+}
+
+void Rows::gram_row(Index i, std::span<const Index> members, std::span<double> out) {
+    if (members.empty()) return;
+    widen(i, wide_row_);
+    multiply(members, wide_row_.data(), out);
+}
+
+}  // namespace pysubmod::cpu
