@@ -6,6 +6,7 @@
 #include <pybind11/pybind11.h>
 
 #include <span>
+#include <vector>
 #include <stdexcept>
 
 #include "pysubmod/types.hpp"
@@ -22,6 +23,16 @@ template <class T>
 std::span<const T> view(const Array<T>& array) {
     if (array.ndim() != 1) throw std::invalid_argument("expected a one-dimensional array");
     return {array.data(), static_cast<std::size_t>(array.size())};
+}
+
+// The rows of a two-dimensional array.
+template <class T>
+std::vector<std::span<const T>> rows_view(const Array<T>& array) {
+    if (array.ndim() != 2) throw std::invalid_argument("expected a two-dimensional array");
+    const auto length = static_cast<std::size_t>(array.shape(1));
+    std::vector<std::span<const T>> rows;
+    for (py::ssize_t i = 0; i < array.shape(0); ++i) rows.emplace_back(array.data() + i * array.shape(1), length);
+    return rows;
 }
 
 template <class T>

@@ -96,6 +96,15 @@ const std::map<std::string, Rule> kRules = {
 
 const std::map<std::string, Pick> kPicks = {{"argmax", Pick::argmax}, {"random", Pick::random}};
 
+const std::map<std::string, Route> kRoutes = {
+    {"auto", Route::automatic}, {"plain", Route::plain}, {"draft", Route::draft}, {"gram", Route::gram}};
+
+const char* name_of(Route route) {
+    for (const auto& [name, value] : kRoutes)
+        if (value == route) return name.c_str();
+    return "unknown";
+}
+
 const char* name_of(Status status) {
     switch (status) {
         case Status::budget:
@@ -115,24 +124,25 @@ const char* name_of(Status status) {
 }
 
 // Either (rows, target), `blocks` being a list of two-dimensional arrays, or (one K, linear) with is_gram.
-Problem problem_of(const py::list& blocks, const Array<double>& vector, bool is_gram, double target_norm) {
+Problem problem_of(const py::list& blocks, std::span<const double> vector, bool is_gram, double target_norm) {
+    const auto length = static_cast<py::ssize_t>(vector.size());
     Problem problem;
     for (const py::handle block : blocks) problem.rows.push_back(rows_of(py::cast<py::array>(block)));
     problem.is_gram = is_gram;
     if (!is_gram) {
-        problem.target = view(vector);
+        problem.target = vector;
         for (const py::handle block : blocks)
-            if (py::cast<py::array>(block).shape(1) != vector.size())
+            if (py::cast<py::array>(block).shape(1) != length)
                 throw std::invalid_argument("every block of rows must have as many columns as the target");
         return problem;
     }
     if (problem.rows.size() != 1) throw std::invalid_argument("one Gram matrix expected");
     problem.gram = problem.rows[0];
     problem.rows.clear();
-    problem.linear = view(vector);
+    problem.linear = vector;
     problem.target_norm = target_norm;
     const auto k = py::cast<py::array>(blocks[0]);
-    if (k.shape(0) != vector.size() || k.shape(1) != vector.size() || (k.shape(1) > 1 && k.strides(1) != k.itemsize()))
+    if (k.shape(0) != length || k.shape(1) != length || (k.shape(1) > 1 && k.strides(1) != k.itemsize()))
         throw std::invalid_argument("K must be (n, n) with contiguous rows, n = len(linear)");
     return problem;
 }
@@ -148,6 +158,7 @@ Options options_of(const py::dict& given) {
     options.release_zeros = py::cast<bool>(given["release_zeros"]);
     options.rule = named(kRules, py::cast<std::string>(given["rule"]), "rule");
     options.pick = named(kPicks, py::cast<std::string>(given["pick"]), "pick");
+    options.route = named(kRoutes, py::cast<std::string>(given["route"]), "route");
     options.swap = !given["refine"].is_none();
     if (options.swap) {
         options.swap_tol = py::cast<double>(given["swap_tol"]);
@@ -160,20 +171,7 @@ Options options_of(const py::dict& given) {
     return options;
 }
 
-py::dict solve(const py::list& blocks, const Array<double>& vector, bool is_gram, double target_norm,
-               const Array<std::int32_t>& group_of, const Array<Index>& budgets,
-               const std::optional<Array<std::uint8_t>>& candidates, const Array<Index>& initial,
-               const py::dict& options, int n_threads, const std::optional<std::string>& kernels,
-               const py::object& callback) {
-    const Problem problem = problem_of(blocks, vector, is_gram, target_norm);
-    Constraint constraint{view(group_of), view(budgets), {}, view(initial)};
-    if (candidates) constraint.candidates = view(*candidates);
-    const Options parsed = options_of(options);
-    Execution execution;
-    execution.n_threads = n_threads;
-    if (kernels) execution.kernels = kernels->c_str();
-    const Solution solution = without_gil(
-        callback, [&](Monitor& monitor) { return solve_cpu(problem, constraint, parsed, execution, monitor); });
+py::dict to_dict(const Solution& solution) {
     py::dict out;
     out["indices"] = to_numpy(solution.indices);
     out["weights"] = to_numpy(solution.weights);
@@ -182,6 +180,7 @@ py::dict solve(const py::list& blocks, const Array<double>& vector, bool is_gram
     out["objective"] = solution.objective;
     out["target_norm"] = solution.target_norm;
     out["status"] = name_of(solution.status);
+    out["route"] = name_of(solution.route);
     out["n_filled"] = solution.n_filled;
     out["passes"] = solution.passes;
     out["bytes_read"] = solution.bytes_read;
@@ -194,9 +193,32 @@ py::dict solve(const py::list& blocks, const Array<double>& vector, bool is_gram
     return out;
 }
 
+// A dict for each of the (m, d) targets; m = 1 with is_gram.
+py::list solve(const py::list& blocks, const Array<double>& vectors, bool is_gram, double target_norm,
+               const Array<std::int32_t>& group_of, const Array<Index>& budgets,
+               const std::optional<Array<std::uint8_t>>& candidates, const Array<Index>& initial,
+               const py::dict& options, int n_threads, const std::optional<std::string>& kernels,
+               const py::object& callback) {
+    const auto targets = rows_view(vectors);
+    if (targets.empty() || (is_gram && targets.size() != 1)) throw std::invalid_argument("wrong number of targets");
+    const Problem problem = problem_of(blocks, targets[0], is_gram, target_norm);
+    Constraint constraint{view(group_of), view(budgets), {}, view(initial)};
+    if (candidates) constraint.candidates = view(*candidates);
+    const Options parsed = options_of(options);
+    Execution execution;
+    execution.n_threads = n_threads;
+    if (kernels) execution.kernels = kernels->c_str();
+    const std::vector<Solution> solutions = without_gil(
+        callback,
+        [&](Monitor& monitor) { return solve_each_cpu(problem, targets, constraint, parsed, execution, monitor); });
+    py::list out;
+    for (const Solution& solution : solutions) out.append(to_dict(solution));
+    return out;
+}
+
 py::dict evaluate(const py::list& blocks, const Array<double>& vector, bool is_gram, double target_norm,
                   const Array<Index>& members, bool with_gains, const py::dict& options, int n_threads) {
-    const Problem problem = problem_of(blocks, vector, is_gram, target_norm);
+    const Problem problem = problem_of(blocks, view(vector), is_gram, target_norm);
     const Options parsed = options_of(options);
     Execution execution;
     execution.n_threads = n_threads;
@@ -230,7 +252,7 @@ py::dict build_info() {
 // No state outlives a call, so free-threaded Python needs no lock here.
 PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
     module.doc() = "The compiled core of pysubmod. Private: call it through pysubmod's Python functions.";
-    module.def("solve", &solve, py::arg("blocks"), py::arg("vector"), py::arg("is_gram"), py::arg("target_norm"),
+    module.def("solve", &solve, py::arg("blocks"), py::arg("vectors"), py::arg("is_gram"), py::arg("target_norm"),
                py::arg("group_of").noconvert(), py::arg("budgets").noconvert(), py::arg("candidates"),
                py::arg("initial").noconvert(), py::arg("options"), py::arg("n_threads"), py::arg("kernels"),
                py::arg("callback"));

@@ -13,7 +13,7 @@ from .matroid import PartitionMatroid
 from .problem import GradientMatching
 from .result import Selection
 from .solvers import solve
-from .solvers.pursuit import PICKS, RULES, Callback, pursue
+from .solvers.pursuit import PICKS, ROUTES, RULES, Callback, pursue
 
 __all__ = ["omp_partition"]
 
@@ -35,6 +35,7 @@ def omp_partition(
     tol: float = 0.0,
     candidates: Any = None,
     initial: Any = None,
+    route: str = "auto",
     device: str = "auto",
     n_threads: int | None = None,
     random_state: Any = None,
@@ -95,6 +96,12 @@ def omp_partition(
     initial : (k,) int array, optional
         Rows that stand in the selection from the start, whatever `candidates` says; they count against the budgets and
         come first in the result.
+    route : {"auto", "plain", "draft", "gram"}, default "auto"
+        How G is read. "plain": one pass over the eligible rows for each pick. "draft": several picks to a pass: they are
+        drafted on the rows of largest score, one pass in float32 shows how far the draft was right, and the few rows
+        that can be the best are looked at in float64. "gram": all products of two rows first. "auto" chooses by a model
+        of their cost; ``stats["route"]`` says which ran. The picks are the same: the float64 argmax. "draft" needs
+        ``pick="argmax"``.
     device : {"auto", "cpu"}, default "auto"
         Where to solve; "auto" is "cpu" in this version.
     n_threads : int, optional
@@ -140,6 +147,7 @@ def omp_partition(
             fill=fill is not False,
             release_zeros=release_zeros is not False,
             initial=initial is not None,
+            route=as_choice("route", route, ROUTES) != "auto",
             callback=callback is not None,
         )
         own: dict[str, Any] = {"candidates": mask, "device": device, "n_threads": n_threads, "verbose": verbose}
@@ -155,6 +163,7 @@ def omp_partition(
         tol=tol,
         candidates=mask,
         initial=initial,
+        route=route,
         device=device,
         n_threads=n_threads,
         random_state=random_state,

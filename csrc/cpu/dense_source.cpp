@@ -15,11 +15,12 @@ std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 
 }  // namespace
 
-FirstPass read_first(Rows& rows, std::span<const Index> pool, std::span<const double* const> targets) {
+FirstPass read_first(Rows& rows, std::span<const Index> pool, std::span<const std::span<const double>> targets) {
     FirstPass first;
     first.squares.resize(pool.size());
     first.products.assign(targets.size(), std::vector<double>(pool.size()));
-    std::vector<const double*> xs(targets.begin(), targets.end());
+    std::vector<const double*> xs;
+    for (const std::span<const double> target : targets) xs.push_back(target.data());
     std::vector<double*> outs;
     for (std::vector<double>& products : first.products) outs.push_back(products.data());
     xs.push_back(nullptr);
@@ -31,13 +32,13 @@ FirstPass read_first(Rows& rows, std::span<const Index> pool, std::span<const do
 
 DenseSource::DenseSource(Rows& rows, std::span<const double> target, std::vector<Index> pool,
                          std::span<const double> squares, std::span<const double> products, const Options& options,
-                         Route route)
+                         Reading reading)
     : rows_(rows),
       target_(target),
       target_norm_(std::sqrt(dot(target.data(), target.data(), target.size()))),
       ridge_(options.ridge),
       tilt_(options.tilt),
-      greedy_(options.rule == Rule::greedy),
+      gram_(reading.gram),
       pool_(std::move(pool)),
       residual_(target.begin(), target.end()),
       weight_of_(rows.size(), 0.0),
@@ -52,10 +53,29 @@ DenseSource::DenseSource(Rows& rows, std::span<const double> target, std::vector
             throw InvalidArgument("tilt: too large for the norms of G; the linear term overflows");
     }
     scores_.reset(std::move(c), std::move(diagonal), target_norm_, options, rank_tolerance());
-    if (route == Route::draft) draft_.emplace(rows_, scores_, target_, square_, pool_, options);
+    if (reading.drafts) draft_.emplace(rows_, scores_, target_, square_, pool_, options, reading.n_sharing);
+}
+
+// G r = G t - K w.
+void DenseSource::multiply_by_gram(std::span<double> products) {
+    std::vector<double> all(pool_.size()), weights;
+    std::vector<const double*> columns;
+    for (std::size_t j = 0; j < all.size(); ++j)
+        all[j] = scores_.linear(pool_[j]) - 0.5 * tilt_ * square_[at(pool_[j])];
+    for (const Index i : weighted_) {
+        weights.push_back(weight_of_[at(i)]);
+        columns.push_back(gram_->row(i).data());
+    }
+    subtract(weights, columns, all);
+    for (std::size_t j = 0; j < all.size(); ++j) products[at(pool_[j])] = all[j];
 }
 
 void DenseSource::gram_row(Index i, std::span<const Index> members, std::span<double> out) {
+    if (gram_) {
+        const std::span<const double> row = gram_->row(i);
+        for (std::size_t m = 0; m < members.size(); ++m) out[m] = row[gram_->place(members[m])];
+        return;
+    }
     const std::span<const double> drafted = draft_ ? draft_->gram_row(i, members) : std::span<const double>();
     if (drafted.empty())
         rows_.gram_row(i, members, out);
@@ -93,10 +113,24 @@ void DenseSource::correlations(std::span<const Index> rows, std::span<double> ou
         out[j] += 0.5 * tilt_ * square_[at(rows[j])] - ridge_ * weight_of_[at(rows[j])];
 }
 
-void DenseSource::read(const PartitionMatroid& matroid, const Refit& refit) {
-    if (!draft_) return refresh(matroid);
-    draft_->read(matroid, refit, residual_);
+void DenseSource::plan(Pass& pass, const PartitionMatroid& matroid, const Refit& refit) {
+    if (!draft_) return plan_all(pass, matroid);
+    draft_->plan(pass, matroid, refit, residual_);
     ++passes_;
+}
+
+void DenseSource::finish() {
+    if (draft_)
+        draft_->finish();
+    else
+        finish_all();
+}
+
+void DenseSource::read(const PartitionMatroid& matroid, const Refit& refit) {
+    Pass pass(rows_);
+    plan(pass, matroid, refit);
+    pass.run();
+    finish();
 }
 
 Best DenseSource::best(const PartitionMatroid& matroid, Ask ask) {
@@ -108,7 +142,15 @@ Best DenseSource::best(const PartitionMatroid& matroid, Ask ask) {
         if (best.index >= 0) return best;
     }
     if (is_stale()) refresh(matroid);
-    return scores_.best(matroid, ask);
+    Best best = scores_.best(matroid, ask);
+    if (best.index >= 0) best.correlation = correlation(best.index);
+    return best;
+}
+
+double DenseSource::correlation(Index i) {
+    double g = scores_.correlation(i);
+    if (gram_) correlations({&i, 1}, {&g, 1});  // K has told which row; its value is that of the other routes, to the bit
+    return g;
 }
 
 Shortlist DenseSource::shortlist(const PartitionMatroid& matroid, Ask ask) {
@@ -116,29 +158,47 @@ Shortlist DenseSource::shortlist(const PartitionMatroid& matroid, Ask ask) {
     return scores_.shortlist(matroid, ask);
 }
 
-// One pass for all that is wanted: the correlations of the rows that may still be taken and, for greedy, the columns of
-// K of the members that came since.
 void DenseSource::refresh(const PartitionMatroid& matroid) {
+    Pass pass(rows_);
+    plan_all(pass, matroid);
+    pass.run();
+    finish_all();
+}
+
+// In float64 the correlations of the rows that may still be taken and, for greedy, the columns of K of the members that
+// came since.
+void DenseSource::plan_all(Pass& pass, const PartitionMatroid& matroid) {
     eligible_.clear();
     if (pending_.empty()) {
-        for (Index i = 0; i < matroid.size(); ++i)
+        for (const Index i : pool_)
             if (matroid.may_take(i) && !scores_.is_selected(i)) eligible_.push_back(i);
     } else {
         eligible_ = pool_;
     }
-    std::vector<const double*> xs = {residual_.data()};
-    for (const PendingColumn& column : pending_) xs.push_back(column.row.data());
-    std::vector<std::vector<double>> products(xs.size(), std::vector<double>(eligible_.size()));
-    std::vector<double*> outs;
-    for (std::vector<double>& product : products) outs.push_back(product.data());
-    rows_.multiply(eligible_, xs, outs);
+    products_.resize((1 + pending_.size()) * rows_.size());
+    if (gram_) return;
+    pass.add_rows(eligible_);
+    pass.multiply(residual_.data(), products_.data());
+    for (std::size_t v = 0; v < pending_.size(); ++v)
+        pass.multiply(pending_[v].row.data(), products_.data() + (v + 1) * rows_.size());
     ++passes_;
+}
+
+void DenseSource::finish_all() {
+    if (gram_) multiply_by_gram(products_);
     const std::span<double> g = scores_.correlations();
-    for (std::size_t j = 0; j < eligible_.size(); ++j) {
-        const std::size_t i = at(eligible_[j]);
-        g[i] = products[0][j] + 0.5 * tilt_ * square_[i] - ridge_ * weight_of_[i];
+    for (const Index row : eligible_) {
+        const std::size_t i = at(row);
+        g[i] = products_[i] + 0.5 * tilt_ * square_[i] - ridge_ * weight_of_[i];
     }
-    if (!pending_.empty()) apply_columns(eligible_, std::span(products).subspan(1));
+    for (std::size_t v = 0; v < pending_.size(); ++v) {
+        std::vector<double> column(pool_.size());
+        const double* products = products_.data() + (v + 1) * rows_.size();
+        for (std::size_t j = 0; j < pool_.size(); ++j)
+            column[j] = gram_ ? gram_->row(pending_[v].id)[j] : products[at(pool_[j])];
+        apply_column(pending_[v], std::move(column));
+    }
+    pending_.clear();
     stale_ = false;
 }
 
@@ -154,29 +214,31 @@ void DenseSource::restart() {
 }
 
 void DenseSource::columns(std::span<const Index> members, std::span<const Index> rows, std::span<double* const> outs) {
-    rows_.multiply(rows, Rows::Factors{{}, members}, outs);
-    ++passes_;
+    if (!gram_) {
+        rows_.multiply(rows, Rows::Factors{{}, members}, outs);
+        ++passes_;
+        return;
+    }
+    for (std::size_t m = 0; m < members.size(); ++m) {
+        const std::span<const double> row = gram_->row(members[m]);
+        for (std::size_t j = 0; j < rows.size(); ++j) outs[m][j] = row[gram_->place(rows[j])];
+    }
 }
 
 void DenseSource::deflate(Index i, std::span<const double> l, double l_end) {
-    PendingColumn column{{}, {l.begin(), l.end()}, l_end};
-    rows_.widen(i, column.row);
+    PendingColumn column{i, {}, {l.begin(), l.end()}, l_end};
+    if (!gram_) rows_.widen(i, column.row);
     pending_.push_back(std::move(column));
 }
 
-void DenseSource::apply_columns(std::span<const Index> rows, std::span<const std::vector<double>> columns) {
-    for (std::size_t v = 0; v < columns.size(); ++v) {
-        std::vector<double> column = columns[v];
-        const PendingColumn& pending = pending_[v];
-        for (std::size_t m = 0; m < pending.l.size(); ++m)
-            for (std::size_t j = 0; j < rows.size(); ++j) column[j] -= pending.l[m] * deflated_[m][j];
-        for (std::size_t j = 0; j < rows.size(); ++j) {
-            column[j] /= pending.l_end;
-            scores_.lower_schur(rows[j], column[j] * column[j]);
-        }
-        deflated_.push_back(std::move(column));
+void DenseSource::apply_column(const PendingColumn& pending, std::vector<double> column) {
+    for (std::size_t m = 0; m < pending.l.size(); ++m)
+        for (std::size_t j = 0; j < column.size(); ++j) column[j] -= pending.l[m] * deflated_[m][j];
+    for (std::size_t j = 0; j < column.size(); ++j) {
+        column[j] /= pending.l_end;
+        scores_.lower_schur(pool_[j], column[j] * column[j]);
     }
-    pending_.clear();
+    deflated_.push_back(std::move(column));
 }
 
 }  // namespace pysubmod::cpu

@@ -7,6 +7,8 @@
 
 #include "cpu/candidate_scores.hpp"
 #include "cpu/draft.hpp"
+#include "cpu/formed_gram.hpp"
+#include "cpu/pass.hpp"
 #include "cpu/rows.hpp"
 #include "cpu/vectors.hpp"
 #include "pysubmod/source.hpp"
@@ -19,7 +21,14 @@ struct FirstPass {
     std::vector<std::vector<double>> products;  // G t, a vector for each target
 };
 // Throws InvalidArgument, naming the row, for NaN, infinity, or norms whose squares leave float64's range.
-FirstPass read_first(Rows& rows, std::span<const Index> pool, std::span<const double* const> targets);
+FirstPass read_first(Rows& rows, std::span<const Index> pool, std::span<const std::span<const double>> targets);
+
+// How a problem's rows are read.
+struct Reading {
+    bool drafts = false;               // draft and verify
+    const FormedGram* gram = nullptr;  // K has been formed
+    std::size_t n_sharing = 1;         // problems that share every pass
+};
 
 // Every correlation is a float64 product with the float64 residual. The plain route forms those of all eligible rows in
 // one pass for each pick (two products in the same pass for rule = greedy). Draft and verify forms only those that can
@@ -30,7 +39,7 @@ class DenseSource {
   public:
     // Only the rows in `pool` (distinct, ascending) are ever read. `squares` and `products` are read_first's.
     DenseSource(Rows& rows, std::span<const double> target, std::vector<Index> pool, std::span<const double> squares,
-                std::span<const double> products, const Options& options, Route route);
+                std::span<const double> products, const Options& options, Reading reading);
 
     double scale() const { return scores_.scale(); }
     double target_norm() const { return target_norm_; }
@@ -46,9 +55,12 @@ class DenseSource {
     void correlations(std::span<const Index> rows, std::span<double> out);
     bool ready() const { return !is_stale() || (draft_ && draft_->covers_present()); }
     void read(const PartitionMatroid& matroid, const Refit& refit);
+    // The same in three steps, for problems that share a pass: all plan, the pass is made, all finish.
+    void plan(Pass& pass, const PartitionMatroid& matroid, const Refit& refit);
+    void finish();
     Best best(const PartitionMatroid& matroid, Ask ask);
     Shortlist shortlist(const PartitionMatroid& matroid, Ask ask);
-    double correlation(Index i) const { return scores_.correlation(i); }
+    double correlation(Index i);
     void mark(Index i, Mark mark) {
         scores_.mark(i, mark);
         if (draft_) draft_->marked(i);
@@ -74,21 +86,25 @@ class DenseSource {
 
   private:
     struct PendingColumn {
+        Index id;
         std::vector<double> row;  // the row of G whose column of K is wanted
         std::vector<double> l;
         double l_end;
     };
 
     bool is_stale() const { return stale_ || !pending_.empty(); }
+    void multiply_by_gram(std::span<double> products);  // products[i] = <row i, r>
     void refresh(const PartitionMatroid& matroid);
-    void apply_columns(std::span<const Index> rows, std::span<const std::vector<double>> columns);
+    void plan_all(Pass& pass, const PartitionMatroid& matroid);
+    void finish_all();
+    void apply_column(const PendingColumn& pending, std::vector<double> column);
 
     Rows& rows_;
     std::span<const double> target_;
     double target_norm_ = 0.0;
     double ridge_ = 0.0;
     double tilt_ = 0.0;
-    bool greedy_ = false;
+    const FormedGram* gram_ = nullptr;
     CandidateScores scores_;
     std::vector<Index> pool_;
 
@@ -98,11 +114,12 @@ class DenseSource {
     std::vector<double> square_;     // diag K
     bool stale_ = false;             // g is older than the weights
     std::vector<Index> eligible_;
+    std::vector<double> products_;  // of the last exact pass: [residual, pending rows][row]
     std::vector<PendingColumn> pending_;
     std::vector<std::vector<double>> deflated_;  // greedy: columns of L^-1 applied to K, over `pool_`
     std::optional<Draft> draft_;
 
-    Index passes_ = 0;
+    Index passes_ = 1;  // read_first
 };
 
 static_assert(Source<DenseSource>);

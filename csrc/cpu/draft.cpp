@@ -5,6 +5,7 @@
 #include <limits>
 #include <numeric>
 
+#include "cpu/route.hpp"
 #include "pysubmod/small_vector_ops.hpp"
 
 namespace pysubmod::cpu {
@@ -15,26 +16,17 @@ std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 constexpr float kClosed = -std::numeric_limits<float>::infinity();
 constexpr std::size_t kBlock = 256;  // rows that are looked at again together
 constexpr double kMostSteps = 31.0;
-constexpr std::size_t kFewestCandidates = 32, kMostCandidates = 512;
+constexpr std::size_t kLookAtAllEvery = 4, kAlwaysLookedAt = 32;
 // What is counted beside the error of a product: the roundings of score(), of unit_ and of what the tilt adds.
+constexpr double kSmallestNorm = 1e-30;  // of a residual: its inverse must be a float32
 constexpr double kScoreRoundings = 16 * 0x1p-24;
-
-// The cost of work beside that of a pass with one vector (measured on a Sapphire Rapids): another vector in the pass,
-// when the rows come from memory and when they come from the cores' caches; a candidate in a drafted pick; a member in
-// one, whose row is read twice in float64.
-constexpr double kVectorFromMemory = 0.045, kVectorFromCache = 0.15, kCandidate = 0.5, kMember = 1.5;
-constexpr double kCacheBytes = 4 << 20;
 
 bool same(const auto& a, const auto& b) { return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin()); }
 
 }  // namespace
 
-bool Draft::can_screen(std::span<const double> squares) {
-    return std::ranges::all_of(squares, [](double s) { return s == 0.0 || (s > 1e-40 && s < 1e40); });
-}
-
 Draft::Draft(Rows& rows, const CandidateScores& scores, std::span<const double> target, std::span<const double> squares,
-             std::span<const Index> pool, const Options& options)
+             std::span<const Index> pool, const Options& options, std::size_t n_sharing)
     : rows_(rows),
       scores_(scores),
       target_(target),
@@ -42,13 +34,15 @@ Draft::Draft(Rows& rows, const CandidateScores& scores, std::span<const double> 
       pool_(pool),
       nonneg_(options.nonneg),
       release_zeros_(options.release_zeros),
-      n_(rows.size()) {
+      n_sharing_(static_cast<double>(n_sharing)),
+      n_(rows.size()),
+      stride_((n_ + kScreenPadding - 1) / kScreenPadding * kScreenPadding) {
     const double bytes = rows.row_bytes() * static_cast<double>(pool.size());
     const double step_bytes = 12.0 * static_cast<double>(rows.width()) + 4.0 * static_cast<double>(n_);
-    most_steps_ = static_cast<std::size_t>(std::clamp(0.25 * bytes / step_bytes, 1.0, kMostSteps));
-    factor_.assign(n_, 0.0f);
-    unit_.assign(n_, 0.0f);
-    if (options.tilt != 0.0) offset_.assign(n_, 0.0f);
+    most_steps_ = static_cast<std::size_t>(std::clamp(0.25 * bytes / (n_sharing_ * step_bytes), 1.0, kMostSteps));
+    factor_.assign(stride_, 0.0f);
+    unit_.assign(stride_, 0.0f);
+    if (options.tilt != 0.0) offset_.assign(stride_, 0.0f);
     for (const Index i : pool) {
         const double root = std::sqrt(scores.diagonal(i));
         if (root == 0.0) continue;
@@ -63,10 +57,15 @@ Draft::Draft(Rows& rows, const CandidateScores& scores, std::span<const double> 
     restart();
 }
 
-void Draft::restart() {
+void Draft::forget() {
     steps_.clear();
-    closed_.assign(n_, kClosed);
     present_ = seen_ = kNone;
+}
+
+void Draft::restart() {
+    forget();
+    covered_.assign(n_, 0);
+    closed_.assign(stride_, kClosed);
     closed_is_stale_ = true;
     any_barred_ = false;
 }
@@ -89,9 +88,14 @@ void Draft::update_closed(const PartitionMatroid& matroid) {
         open_groups_[p] = open;
     }
     if (!closed_is_stale_) return;
-    closed_.assign(n_, kClosed);
-    for (const Index i : pool_)
-        if (scores_.mark_of(i) == Mark::none && matroid.may_take(i)) closed_[at(i)] = 0.0f;
+    bool covered = true;
+    closed_.assign(stride_, kClosed);
+    for (const Index i : pool_) {
+        if (scores_.mark_of(i) != Mark::none || !matroid.may_take(i)) continue;
+        closed_[at(i)] = 0.0f;
+        covered = covered && covered_[at(i)];
+    }
+    if (!covered) forget();  // the pass has nothing on a row that came back
     closed_is_stale_ = any_barred_ = false;
 }
 
@@ -112,20 +116,30 @@ std::span<const double> Draft::gram_row(Index i, std::span<const Index> members)
     return step.gram_row;
 }
 
-void Draft::read(const PartitionMatroid& matroid, const Refit& refit, std::span<const double> residual) {
+void Draft::plan(Pass& pass, const PartitionMatroid& matroid, const Refit& refit,
+                 std::span<const double> residual) {
     update_closed(matroid);
     learn();
     eligible_.clear();
-    for (const Index i : pool_)
-        if (closed_[at(i)] == 0.0f) eligible_.push_back(i);
-    std::vector<Index> drafted = candidates(std::clamp(eligible_.size() / 12, kFewestCandidates, kMostCandidates));
+    covered_.assign(n_, 0);
+    for (const Index i : pool_) {
+        if (closed_[at(i)] != 0.0f) continue;
+        eligible_.push_back(i);
+        covered_[at(i)] = 1;
+    }
+    std::vector<Candidate> drafted = candidates(n_candidates(eligible_.size()));
     const std::size_t steps = n_steps(matroid, refit.size(), drafted.size());
     steps_.assign(1, Step{});
     steps_[0].residual.assign(residual.begin(), residual.end());
     set_weights(steps_[0], refit);
     run_ahead(matroid, refit, std::move(drafted), steps);
-    pass();
-    present_ = seen_ = 0;
+    products_.resize(steps_.size() * stride_);
+    pass.add_rows(eligible_);
+    for (std::size_t j = 0; j < steps_.size(); ++j) {
+        Step& step = steps_[j];
+        step.norm = std::sqrt(dot(step.residual.data(), step.residual.data(), step.residual.size()));
+        pass.screen(step.residual, step.norm > 0.0 ? 1.0 / step.norm : 0.0, products_.data() + j * stride_);
+    }
 }
 
 // How the last draft went.
@@ -140,52 +154,56 @@ void Draft::learn() {
 std::size_t Draft::n_steps(const PartitionMatroid& matroid, std::size_t members, std::size_t candidates) const {
     const double p = right_ / (right_ + wrong_);
     const double n = static_cast<double>(eligible_.size());
-    const double vector = n * rows_.row_bytes() < kCacheBytes ? kVectorFromCache : kVectorFromMemory;
-    const double pick = (kCandidate * static_cast<double>(candidates) + kMember * static_cast<double>(members)) / n;
+    const double vector = Cost::vector(n * rows_.row_bytes());
+    const double pick =
+        (Cost::kCandidate * static_cast<double>(candidates) + Cost::kMember * static_cast<double>(members)) / n;
     const std::size_t most = std::min(most_steps_, at(matroid.rank() - matroid.used()) - 1);
     std::size_t best = 0;
-    double picks = 1.0, chance = 1.0, best_rate = 1.0 / (1.0 + vector);
+    double picks = 1.0, chance = 1.0, best_rate = 1.0 / (1.0 / n_sharing_ + vector);
     for (std::size_t m = 1; m <= most; ++m) {
         chance *= p;
         picks += chance;
         const double steps = static_cast<double>(m);
-        const double rate = picks / (1.0 + vector * (steps + 1.0) + pick * steps);
+        const double rate = picks / (1.0 / n_sharing_ + vector * (steps + 1.0) + pick * steps);
         if (rate > best_rate) best = m, best_rate = rate;
     }
     return best;
 }
 
 // The eligible rows of largest score, as far as scores are known.
-std::vector<Index> Draft::candidates(std::size_t count) {
-    std::vector<Index> rows = eligible_;
-    if (rows.size() <= count) return rows;
-    estimates_.resize(n_);
-    if (seen_ != kNone) {
-        const float* products = products_.data() + seen_ * n_;
-        const auto inverse = static_cast<float>(1.0 / steps_[seen_].norm);
-        for (const Index i : rows) estimates_[at(i)] = score(at(i), products[i], inverse);
-    } else {
-        for (const Index i : rows)
-            estimates_[at(i)] = static_cast<float>(scores_.correlation(i)) * factor_[at(i)];
-        if (!nonneg_)
-            for (const Index i : rows) estimates_[at(i)] = std::abs(estimates_[at(i)]);
+std::vector<Draft::Candidate> Draft::candidates(std::size_t count) {
+    estimates_.resize(eligible_.size());
+    const bool screened = seen_ != kNone;
+    const float* products = screened ? products_.data() + seen_ * stride_ : nullptr;
+    const auto inverse = static_cast<float>(screened ? 1.0 / steps_[seen_].norm : 1.0);
+    for (std::size_t j = 0; j < eligible_.size(); ++j) {
+        const std::size_t i = at(eligible_[j]);
+        if (screened)
+            estimates_[j] = score(i, products[i], inverse);
+        else
+            estimates_[j] = height(static_cast<float>(scores_.correlation(eligible_[j]))) * factor_[i];
     }
-    const auto nth = rows.begin() + static_cast<std::ptrdiff_t>(count);
-    std::nth_element(rows.begin(), nth, rows.end(), [&](Index a, Index b) {
-        return estimates_[at(a)] != estimates_[at(b)] ? estimates_[at(a)] > estimates_[at(b)] : a < b;
-    });
-    rows.erase(nth, rows.end());
-    return rows;
+    float lowest = kClosed;
+    if (count < eligible_.size()) {
+        std::vector<float> ranked = estimates_;
+        const auto nth = ranked.begin() + static_cast<std::ptrdiff_t>(count - 1);
+        std::nth_element(ranked.begin(), nth, ranked.end(), std::greater<>());
+        lowest = *nth;
+    }
+    std::vector<Candidate> chosen;
+    for (std::size_t j = 0; j < eligible_.size() && chosen.size() < count; ++j)
+        if (estimates_[j] >= lowest) chosen.push_back({eligible_[j], estimates_[j]});
+    return chosen;
 }
 
 // The pursuit on the candidates alone.
-void Draft::run_ahead(PartitionMatroid matroid, Refit refit, std::vector<Index> candidates, std::size_t n_steps) {
+void Draft::run_ahead(PartitionMatroid matroid, Refit refit, std::vector<Candidate> candidates, std::size_t n_steps) {
     places_.resize(candidates.size());
     std::iota(places_.begin(), places_.end(), Index{0});
     while (steps_.size() <= n_steps) {
-        const Index i = best_candidate(matroid, candidates, steps_.back());
+        const Index i = best_candidate(matroid, candidates);
         if (i < 0) return;
-        std::erase(candidates, i);
+        std::erase_if(candidates, [i](const Candidate& candidate) { return candidate.row == i; });
         if (!draft_pick(i, refit, steps_.back())) continue;
         matroid.take(i);
         if (release_zeros_) {
@@ -202,19 +220,32 @@ void Draft::run_ahead(PartitionMatroid matroid, Refit refit, std::vector<Index> 
     }
 }
 
-Index Draft::best_candidate(const PartitionMatroid& matroid, std::span<const Index> candidates, const Step& step) {
-    const double norm = std::sqrt(dot(step.residual.data(), step.residual.data(), step.residual.size()));
-    if (!(norm > 0.0)) return -1;
+// The best candidate after a step; -1 if none helps. The scores of those that were far behind are formed only now and
+// then.
+Index Draft::best_candidate(const PartitionMatroid& matroid, std::vector<Candidate>& candidates) {
+    Step& step = steps_.back();
+    step.norm = std::sqrt(dot(step.residual.data(), step.residual.data(), step.residual.size()));
+    if (!(step.norm > 0.0)) return -1;
+    std::size_t count = candidates.size();
+    if ((steps_.size() - 1) % kLookAtAllEvery != 0 && count / kLookAtAllEvery > kAlwaysLookedAt) {
+        count /= kLookAtAllEvery;
+        std::nth_element(candidates.begin(), candidates.begin() + static_cast<std::ptrdiff_t>(count), candidates.end(),
+                         [](const Candidate& a, const Candidate& b) { return a.score > b.score; });
+    }
+    std::vector<Index> rows;
+    for (std::size_t j = 0; j < count; ++j) rows.push_back(candidates[j].row);
     Rows::Screen screen;
-    rows_.add_to(screen, step.residual, 1.0 / norm);
-    candidate_products_.resize(candidates.size());
-    rows_.screen(candidates, std::span(places_).first(candidates.size()), screen, candidate_products_.data(), 0);
+    rows_.add_to(screen, step.residual, 1.0 / step.norm);
+    candidate_products_.resize(count);
+    float* outs[] = {candidate_products_.data()};
+    rows_.screen(rows, std::span(places_).first(count), screen, outs);
     Index best = -1;
     float highest = 0.0f;
-    for (std::size_t j = 0; j < candidates.size(); ++j) {
-        if (!matroid.may_take(candidates[j])) continue;
-        const float s = score(at(candidates[j]), candidate_products_[j], static_cast<float>(1.0 / norm));
-        if (s > highest) best = candidates[j], highest = s;
+    for (std::size_t j = 0; j < count; ++j) {
+        Candidate& candidate = candidates[j];
+        candidate.score = score(at(candidate.row), candidate_products_[j], static_cast<float>(1.0 / step.norm));
+        if (candidate.score > highest && matroid.may_take(candidate.row))
+            best = candidate.row, highest = candidate.score;
     }
     return best;
 }
@@ -232,47 +263,41 @@ void Draft::set_weights(Step& step, const Refit& refit) {
     step.weights.assign(refit.weights().begin(), refit.weights().end());
 }
 
-void Draft::pass() {
-    Rows::Screen screen;
-    for (Step& step : steps_) {
-        step.norm = std::sqrt(dot(step.residual.data(), step.residual.data(), step.residual.size()));
-        rows_.add_to(screen, step.residual, step.norm > 0.0 ? 1.0 / step.norm : 0.0);
-    }
-    products_.resize(steps_.size() * n_);
-    rows_.screen(eligible_, eligible_, screen, products_.data(), n_);
-}
-
 // Of the scores of a step, s, each is within `slack * unit` of the true one, and so much again is where scores count as
 // tied: rows whose score plus slack is below another's less slack are not the best.
 std::vector<Index> Draft::contenders(const PartitionMatroid& matroid) {
     update_closed(matroid);
+    if (!covers_present() || !(steps_[present_].norm > kSmallestNorm)) return {};
     const Step& step = steps_[present_];
-    if (!(step.norm > 0.0)) return {};
     const auto inverse = static_cast<float>(1.0 / step.norm);
     const double tilt_share = offset_.empty() ? 0.0 : kScoreRoundings * largest_offset_share_ * inverse;
     const auto slack = static_cast<float>(rows_.screen_error() + kScoreRoundings + tilt_share +
                                           2.0 * kScoreTolerance * scores_.scale() / step.norm);
-    const float* products = products_.data() + present_ * n_;
-    blocks_.assign((n_ + kBlock - 1) / kBlock, kClosed);
-    float lowest = 0.0f, poison = 0.0f;
-    for (std::size_t b = 0; b < blocks_.size(); ++b) {
-        const std::size_t end = std::min(n_, (b + 1) * kBlock);
-        float highest = kClosed;
-        for (std::size_t i = b * kBlock; i < end; ++i) {
-            const float s = score(i, products[i], inverse), u = slack * unit_[i];
-            highest = std::max(highest, s + u);
-            lowest = std::max(lowest, s - u);
-            poison += products[i] * 0.0f;
-        }
-        blocks_[b] = highest;
+    const ScreenedScores scores{products_.data() + present_ * stride_,
+                                factor_.data(),
+                                unit_.data(),
+                                closed_.data(),
+                                offset_.empty() ? nullptr : offset_.data(),
+                                inverse,
+                                slack,
+                                nonneg_};
+    at_most_.resize((n_ + kBlock - 1) / kBlock);
+    float surely = 0.0f, poison = 0.0f;
+    for (std::size_t b = 0; b < at_most_.size(); ++b) {
+        const ScoreBounds bounds =
+            rows_.kernels().bounds(scores, b * kBlock, std::min(stride_, (b + 1) * kBlock));
+        at_most_[b] = bounds.at_most;
+        surely = std::max(surely, bounds.surely);
+        poison += bounds.poison;
     }
     std::vector<Index> rows;
-    if (lowest == 0.0f || poison != 0.0f) return rows;
-    for (std::size_t b = 0; b < blocks_.size(); ++b) {
-        if (blocks_[b] < lowest) continue;
+    if (surely == 0.0f || poison != 0.0f) return rows;
+    for (std::size_t b = 0; b < at_most_.size(); ++b) {
+        if (at_most_[b] < surely) continue;
         const std::size_t end = std::min(n_, (b + 1) * kBlock);
         for (std::size_t i = b * kBlock; i < end; ++i)
-            if (score(i, products[i], inverse) + slack * unit_[i] >= lowest) rows.push_back(static_cast<Index>(i));
+            if (score(i, scores.products[i], inverse) + slack * unit_[i] >= surely)
+                rows.push_back(static_cast<Index>(i));
     }
     if (rows.size() > eligible_.size() / 8 + 16) rows.clear();
     return rows;

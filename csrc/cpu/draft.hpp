@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cpu/candidate_scores.hpp"
+#include "cpu/pass.hpp"
 #include "cpu/rows.hpp"
 #include "pysubmod/refit.hpp"
 #include "pysubmod/source.hpp"
@@ -21,11 +22,10 @@ namespace pysubmod::cpu {
 // Keeps (m + 1) (12 d + 4 n) bytes for m drafted picks, at most a quarter of what the rows have.
 class Draft {
   public:
-    // `scores`, `target` and `squares` (diag K by row) are the source's and must outlive this object.
+    // `scores`, `target` and `squares` (diag K by row) are the source's and must outlive this object. `n_sharing`
+    // problems share every pass.
     Draft(Rows& rows, const CandidateScores& scores, std::span<const double> target, std::span<const double> squares,
-          std::span<const Index> pool, const Options& options);
-    // Whether float32 can hold the products: norms far from its limits.
-    static bool can_screen(std::span<const double> squares);
+          std::span<const Index> pool, const Options& options, std::size_t n_sharing);
 
     struct Step {
         std::vector<Index> members;
@@ -41,8 +41,10 @@ class Draft {
     // The row of K of the pick that is foreseen at the present step; empty for any other.
     std::span<const double> gram_row(Index i, std::span<const Index> members) const;
 
-    // Runs ahead from the present weights and makes the pass.
-    void read(const PartitionMatroid& matroid, const Refit& refit, std::span<const double> residual);
+    // Runs ahead from the present weights and says what the pass must give.
+    void plan(Pass& pass, const PartitionMatroid& matroid, const Refit& refit, std::span<const double> residual);
+    // The pass was made.
+    void finish() { present_ = seen_ = 0; }
     // The rows among which the best one is, for the present weights. None if that cannot be told, or if there are so
     // many that a pass in float64 is cheaper.
     std::vector<Index> contenders(const PartitionMatroid& matroid);
@@ -54,29 +56,35 @@ class Draft {
 
   private:
     static constexpr std::size_t kNone = static_cast<std::size_t>(-1);
+    struct Candidate {
+        Index row;
+        float score;  // as of when it was last formed
+    };
 
+    void forget();
     void update_closed(const PartitionMatroid& matroid);
     void learn();
     std::size_t n_steps(const PartitionMatroid& matroid, std::size_t members, std::size_t candidates) const;
-    std::vector<Index> candidates(std::size_t count);
-    void run_ahead(PartitionMatroid matroid, Refit refit, std::vector<Index> candidates, std::size_t n_steps);
-    Index best_candidate(const PartitionMatroid& matroid, std::span<const Index> candidates, const Step& step);
+    std::vector<Candidate> candidates(std::size_t count);
+    void run_ahead(PartitionMatroid matroid, Refit refit, std::vector<Candidate> candidates, std::size_t n_steps);
+    Index best_candidate(const PartitionMatroid& matroid, std::vector<Candidate>& candidates);
     bool draft_pick(Index i, Refit& refit, Step& step);
     static void set_weights(Step& step, const Refit& refit);
-    void pass();
 
     // A score of the product with a residual scaled to length 1, over that residual's norm.
     float score(std::size_t i, float product, float inverse_norm) const {
         if (!offset_.empty()) product += offset_[i] * inverse_norm;
-        return (nonneg_ ? product : std::abs(product)) * factor_[i] + closed_[i];
+        return height(product) * factor_[i] + closed_[i];
     }
+    float height(float g) const { return nonneg_ ? g : std::abs(g); }
 
     Rows& rows_;
     const CandidateScores& scores_;
     std::span<const double> target_, squares_;
     std::span<const Index> pool_;
     bool nonneg_, release_zeros_;
-    std::size_t n_, most_steps_;
+    double n_sharing_;
+    std::size_t n_, stride_, most_steps_;  // stride: n filled up for the kernels
     // By row: score per height; the unit of its error; what the tilt adds to a product (empty without one); 0, or minus
     // infinity for rows that cannot be taken.
     std::vector<float> factor_, unit_, offset_, closed_;
@@ -90,8 +98,9 @@ class Draft {
     std::size_t seen_ = kNone;     // the last step that was the present one: its scores are the newest there are
     double right_ = 8.0, wrong_ = 1.0;  // drafted picks that were right, and drafts that went wrong, of late
     std::vector<Index> eligible_;
+    std::vector<char> covered_;  // by row: eligible when the pass was made
     std::vector<float> estimates_, candidate_products_;
-    std::vector<float> blocks_;  // the highest score, error included, in each
+    std::vector<float> at_most_;  // by block of rows: the highest that a score can be
     std::vector<Index> places_;
 };
 

@@ -53,6 +53,7 @@ class GramSource {
     bool is_exact(Index i) const { return scores_.is_exact(i); }
     void set_exact(Index i, double score) { scores_.set_exact(i, score); }
 
+    Route route() const { return Route::gram; }
     Index passes() const { return passes_; }
     double bytes_read() const { return bytes_read_; }
 

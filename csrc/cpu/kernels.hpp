@@ -55,6 +55,18 @@ inline double join_lanes(const double* lane) {
     return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
 }
 
+// What the scores of rows are made of, by row: height(product + offset * inverse_norm) * factor + closed, the height being
+// the number itself (signed) or its size; each may be off by slack * unit. Without offsets that pointer is null.
+struct ScreenedScores {
+    const float *products, *factor, *unit, *closed, *offset;
+    float inverse_norm, slack;
+    bool is_signed;
+};
+// Over some rows: the highest that a score can be, the highest that one surely is, and NaN if a product is not finite.
+struct ScoreBounds {
+    float at_most, surely, poison;
+};
+
 struct KernelSet {
     const char* name;
     Kernels by_type[kStorageTypes];
@@ -64,6 +76,8 @@ struct KernelSet {
     void (*screen)(const ScreenRows& rows, const float* xs, std::size_t x_stride, std::size_t n_xs, std::size_t m,
                    double* sums, std::size_t stride);
     double screen_error;
+    // For rows begin .. end - 1, both multiples of kScreenPadding.
+    ScoreBounds (*bounds)(const ScreenedScores& scores, std::size_t begin, std::size_t end);
 };
 
 // The widest set this processor runs: "avx512", "avx2" or "portable". Chosen once; all give the same bits.

@@ -364,6 +364,38 @@ void screen(const ScreenRows& rows, const float* xs, std::size_t x_stride, std::
     }
 }
 
+inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
+inline float largest(Floats v) {
+    float most = v[0];
+    for (std::size_t l = 1; l < kFloats; ++l) most = v[l] > most ? v[l] : most;
+    return most;
+}
+
+template <bool Signed, bool Offset>
+inline ScoreBounds bounds_of(const ScreenedScores& scores, std::size_t begin, std::size_t end) {
+    const Floats inverse_norm = Floats{} + scores.inverse_norm, slack = Floats{} + scores.slack;
+    Floats at_most = Floats{} - __builtin_inff(), surely = at_most, poison{};
+    for (std::size_t i = begin; i < end; i += kFloats) {
+        Floats s = load_as<Floats>(scores.products + i);
+        poison += s * 0.0f;
+        if constexpr (Offset) s += load_as<Floats>(scores.offset + i) * inverse_norm;
+        if constexpr (!Signed) s = larger(s, -s);
+        s = s * load_as<Floats>(scores.factor + i) + load_as<Floats>(scores.closed + i);
+        const Floats error = slack * load_as<Floats>(scores.unit + i);
+        at_most = larger(s + error, at_most);
+        surely = larger(s - error, surely);
+    }
+    float sum = 0.0f;
+    for (std::size_t l = 0; l < kFloats; ++l) sum += poison[l];
+    return {largest(at_most), largest(surely), sum};
+}
+
+ScoreBounds bounds(const ScreenedScores& scores, std::size_t begin, std::size_t end) {
+    if (scores.offset)
+        return scores.is_signed ? bounds_of<true, true>(scores, begin, end) : bounds_of<false, true>(scores, begin, end);
+    return scores.is_signed ? bounds_of<true, false>(scores, begin, end) : bounds_of<false, false>(scores, begin, end);
+}
+
 // A product goes through at most kScreenColumns / kFloats additions, as many roundings again where it is not fused, and
 // the tree; 12 more for the rounding of row and vector and of the result to float32. Each is at most 2^-24 of
 // sum |row_j x_j| <= ||row|| ||x||.
@@ -382,7 +414,8 @@ const KernelSet& PYSUBMOD_KERNELS() {
                                {kernels_for<Storage::float16>(), kernels_for<Storage::bfloat16>(),
                                 kernels_for<Storage::float32>(), kernels_for<Storage::float64>()},
                                &screen,
-                               kScreenError};
+                               kScreenError,
+                               &bounds};
     return set;
 }
 

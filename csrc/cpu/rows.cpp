@@ -199,13 +199,13 @@ void Rows::screen_tile(std::span<const Index> rows, const Screen& screen, Worksp
     }
 }
 
-void Rows::screen(std::span<const Index> rows, std::span<const Index> places, const Screen& screen, float* out,
-                  std::size_t stride) {
+void Rows::screen(std::span<const Index> rows, std::span<const Index> places, const Screen& screen,
+                  std::span<float* const> outs) {
     for_tiles(rows.size(), [&](std::size_t begin, std::size_t count, Workspace& work) {
         screen_tile(rows.subspan(begin, count), screen, work);
         for (std::size_t v = 0; v < screen.size; ++v)
             for (std::size_t r = 0; r < count; ++r)
-                out[v * stride + at(places[begin + r])] = static_cast<float>(work.sums[v * kTile + r]);
+                outs[v][at(places[begin + r])] = static_cast<float>(work.sums[v * kTile + r]);
     });
 }
 

@@ -51,10 +51,10 @@ class Rows {
     std::size_t screen_stride() const { return (d_ + kScreenPadding - 1) / kScreenPadding * kScreenPadding; }
     // Adds `scale` times x to the vectors of a screen.
     void add_to(Screen& screen, std::span<const double> x, double scale) const;
-    // out[v * stride + places[j]] = <row rows[j], x_v> in float32, in one pass; off by at most screen_error() times both
-    // norms if no number under- or overflows.
-    void screen(std::span<const Index> rows, std::span<const Index> places, const Screen& screen, float* out,
-                std::size_t stride);
+    // outs[v][places[j]] = <row rows[j], x_v> in float32, in one pass; off by at most screen_error() times both norms if
+    // no number under- or overflows.
+    void screen(std::span<const Index> rows, std::span<const Index> places, const Screen& screen,
+                std::span<float* const> outs);
     double screen_error() const { return kernels_.screen_error; }
 
     // out = from - sum of x[m] * row members[m], member by member.

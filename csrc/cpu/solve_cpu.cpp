@@ -2,12 +2,14 @@
 #include "pysubmod/solve.hpp"
 
 #include <chrono>
-#include <cstdlib>
+#include <memory>
+#include <optional>
 #include <string>
 
 #include "cpu/dense_source.hpp"
 #include "cpu/gram_source.hpp"
 #include "cpu/kernels.hpp"
+#include "cpu/route.hpp"
 #include "cpu/thread_team.hpp"
 #include "pysubmod/pursuit.hpp"
 #include "pysubmod/swap_search.hpp"
@@ -15,9 +17,19 @@
 namespace pysubmod {
 namespace {
 
-using Clock = std::chrono::steady_clock;
+class Stopwatch {
+  public:
+    // Seconds since the last look.
+    double lap() {
+        const auto now = std::chrono::steady_clock::now();
+        const double seconds = std::chrono::duration<double>(now - last_).count();
+        last_ = now;
+        return seconds;
+    }
 
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+  private:
+    std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+};
 
 const cpu::KernelSet& kernels_for(const Execution& execution) {
     if (!execution.kernels) return cpu::kernel_set();
@@ -28,25 +40,13 @@ const cpu::KernelSet& kernels_for(const Execution& execution) {
     return *set;
 }
 
-// Makes the source the problem calls for and hands it to `use`.
+// Runs `use`, and says of an unbounded problem which argument makes it so: c = G t never does.
 template <class Use>
-auto with_source(const Problem& problem, std::vector<Index> pool, const Options& options, cpu::ThreadTeam& team,
-                 const cpu::KernelSet& kernels, Use use) {
+auto naming_the_unbounded(bool is_gram, Use use) {
     try {
-        if (problem.is_gram) {
-            cpu::GramSource source(problem.gram, problem.linear, problem.target_norm, pool, options, team, kernels);
-            return use(source);
-        }
-        cpu::Rows rows(problem.rows, problem.target.size(), team, kernels);
-        const double* targets[] = {problem.target.data()};
-        const cpu::FirstPass first = cpu::read_first(rows, pool, targets);
-        const bool drafts = options.rule != Rule::greedy && options.pick == Pick::argmax &&
-                            cpu::Draft::can_screen(first.squares) && !std::getenv("PLAIN");
-        cpu::DenseSource source(rows, problem.target, std::move(pool), first.squares, first.products[0], options,
-                                drafts ? Route::draft : Route::plain);
-        return use(source);
-    } catch (const Unbounded& error) {  // c = G t never is: of rows, only the tilt can make it so
-        throw Unbounded(std::string(problem.is_gram ? "c: " : "tilt: ") + error.what());
+        return use();
+    } catch (const Unbounded& error) {
+        throw Unbounded(std::string(is_gram ? "c: " : "tilt: ") + error.what());
     }
 }
 
@@ -69,33 +69,117 @@ std::vector<char> flags_of(std::span<const Index> rows, Index n, const char* nam
     return flags;
 }
 
+// What every solve of a call has in common.
+struct Call {
+    const Problem& problem;
+    std::span<const std::span<const double>> targets;
+    const Constraint& constraint;
+    const Options& options;
+    PartitionMatroid matroid;
+    std::vector<Index> pool;  // what can enter the selection; to leave a row out is the same as not having it
+    cpu::ThreadTeam& team;
+    const cpu::KernelSet& kernels;
+    Monitor& monitor;
+};
+
+// What follows the pursuits: swaps, and the record of the work.
+template <class S>
+void complete(const Call& call, S& source, Solution& solution) {
+    if (call.options.swap && solution.status != Status::stopped)
+        solution = improve_by_swaps(source, call.matroid, call.options, std::move(solution), call.monitor);
+    solution.passes = source.passes();
+    solution.bytes_read = source.bytes_read();
+    solution.threads = call.team.started();
+}
+
+std::vector<Solution> solve_gram(const Call& call) {
+    Stopwatch clock;
+    cpu::GramSource source(call.problem.gram, call.problem.linear, call.problem.target_norm, call.pool, call.options,
+                           call.team, call.kernels);
+    const double prepared = clock.lap();
+    Solution solution = Pursuit(source, call.matroid, call.options, call.monitor).run(call.constraint.initial);
+    const double pursued = clock.lap();
+    complete(call, source, solution);
+    solution.seconds_prepare = prepared;
+    solution.seconds_pursuit = pursued;
+    solution.seconds_swap = clock.lap();
+    return {solution};
+}
+
+// One pursuit for each target, all in step: whoever needs a pass waits for the others, and one is made for all.
+std::vector<Solution> solve_rows(const Call& call) {
+    Stopwatch clock;
+    const std::span<const std::span<const double>> targets = call.targets;
+    cpu::Rows rows(call.problem.rows, targets[0].size(), call.team, call.kernels);
+    const cpu::FirstPass first = cpu::read_first(rows, call.pool, targets);
+    const Route route =
+        cpu::choose_route(call.options, first.squares, rows.width(), rows.row_bytes(),
+                          static_cast<std::size_t>(call.matroid.rank()), targets.size());
+    std::optional<cpu::FormedGram> gram;
+    if (route == Route::gram) gram.emplace(rows, call.pool);
+    const cpu::Reading reading{route == Route::draft, gram ? &*gram : nullptr, targets.size()};
+
+    std::vector<std::unique_ptr<cpu::DenseSource>> sources;
+    std::vector<Pursuit<cpu::DenseSource>> pursuits;
+    pursuits.reserve(targets.size());
+    for (std::size_t p = 0; p < targets.size(); ++p) {
+        sources.push_back(std::make_unique<cpu::DenseSource>(rows, targets[p], call.pool, first.squares,
+                                                             first.products[p], call.options, reading));
+        pursuits.emplace_back(*sources[p], call.matroid, call.options, call.monitor);
+    }
+    const double prepared = clock.lap();
+    for (auto& pursuit : pursuits) pursuit.start_from(call.constraint.initial);
+    for (;;) {
+        cpu::Pass pass(rows);
+        std::vector<cpu::DenseSource*> waiting;
+        for (std::size_t p = 0; p < pursuits.size(); ++p) {
+            if (pursuits[p].climb()) continue;
+            sources[p]->plan(pass, pursuits[p].matroid(), pursuits[p].refit());
+            waiting.push_back(sources[p].get());
+        }
+        if (waiting.empty()) break;
+        pass.run();
+        for (cpu::DenseSource* source : waiting) source->finish();
+    }
+    std::vector<Solution> solutions;
+    for (auto& pursuit : pursuits) solutions.push_back(pursuit.finish());
+    const double pursued = clock.lap();
+    for (std::size_t p = 0; p < solutions.size(); ++p) complete(call, *sources[p], solutions[p]);
+    const double swapped = clock.lap();
+    for (Solution& solution : solutions) {
+        solution.route = route;
+        solution.seconds_prepare = prepared;
+        solution.seconds_pursuit = pursued;
+        solution.seconds_swap = swapped;
+    }
+    return solutions;
+}
+
 }  // namespace
 
 Solution solve_cpu(const Problem& problem, const Constraint& constraint, const Options& options,
                    const Execution& execution, Monitor& monitor) {
-    const auto start = Clock::now();
-    PartitionMatroid matroid(constraint.group_of, constraint.budgets, constraint.candidates);
-    if (matroid.size() != n_rows(problem)) throw InvalidArgument("groups: must have one entry per row");
-    // What can enter the selection; to leave a row out is the same as not having it.
-    const std::vector<char> stands = flags_of(constraint.initial, matroid.size(), "initial");
-    std::vector<Index> pool;
-    for (Index i = 0; i < matroid.size(); ++i)
-        if (matroid.may_take(i) || stands[static_cast<std::size_t>(i)]) pool.push_back(i);
+    return solve_each_cpu(problem, {&problem.target, 1}, constraint, options, execution, monitor)[0];
+}
+
+std::vector<Solution> solve_each_cpu(const Problem& problem, std::span<const std::span<const double>> targets,
+                                     const Constraint& constraint, const Options& options, const Execution& execution,
+                                     Monitor& monitor) {
     cpu::ThreadTeam team(execution.n_threads, execution.bytes_worth_threads, monitor);
-    return with_source(problem, std::move(pool), options, team, kernels_for(execution), [&](auto& source) {
-        const double prepared = seconds_since(start);
-        Solution solution = Pursuit(source, matroid, options, monitor).run(constraint.initial);
-        const double pursued = seconds_since(start) - prepared;
-        if (options.swap && solution.status != Status::stopped)
-            solution = improve_by_swaps(source, matroid, options, std::move(solution), monitor);
-        solution.passes = source.passes();
-        solution.bytes_read = source.bytes_read();
-        solution.threads = team.started();
-        solution.seconds_prepare = prepared;
-        solution.seconds_pursuit = pursued;
-        solution.seconds_swap = seconds_since(start) - prepared - pursued;
-        return solution;
-    });
+    Call call{problem,
+              targets,
+              constraint,
+              options,
+              PartitionMatroid(constraint.group_of, constraint.budgets, constraint.candidates),
+              {},
+              team,
+              kernels_for(execution),
+              monitor};
+    if (call.matroid.size() != n_rows(problem)) throw InvalidArgument("groups: must have one entry per row");
+    const std::vector<char> stands = flags_of(constraint.initial, call.matroid.size(), "initial");
+    for (Index i = 0; i < call.matroid.size(); ++i)
+        if (call.matroid.may_take(i) || stands[static_cast<std::size_t>(i)]) call.pool.push_back(i);
+    return naming_the_unbounded(problem.is_gram, [&] { return problem.is_gram ? solve_gram(call) : solve_rows(call); });
 }
 
 Evaluation evaluate_cpu(const Problem& problem, std::span<const Index> members, const Options& options, bool with_gains,
@@ -106,7 +190,15 @@ Evaluation evaluate_cpu(const Problem& problem, std::span<const Index> members, 
     for (Index i = 0; i < n; ++i)
         if (with_gains || inside[static_cast<std::size_t>(i)]) pool.push_back(i);
     cpu::ThreadTeam team(execution.n_threads, execution.bytes_worth_threads, monitor);
-    return with_source(problem, std::move(pool), options, team, kernels_for(execution), [&](auto& source) {
+    const cpu::KernelSet& kernels = kernels_for(execution);
+    return naming_the_unbounded(problem.is_gram, [&] {
+        if (problem.is_gram) {
+            cpu::GramSource source(problem.gram, problem.linear, problem.target_norm, pool, options, team, kernels);
+            return evaluate_support(source, n, members, options.nonneg, with_gains, monitor);
+        }
+        cpu::Rows rows(problem.rows, problem.target.size(), team, kernels);
+        const cpu::FirstPass first = cpu::read_first(rows, pool, {&problem.target, 1});
+        cpu::DenseSource source(rows, problem.target, pool, first.squares, first.products[0], options, {});
         return evaluate_support(source, n, members, options.nonneg, with_gains, monitor);
     });
 }

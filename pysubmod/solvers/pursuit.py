@@ -36,6 +36,7 @@ __all__ = [
 RULES = ("omp", "normalized", "greedy")
 PICKS = ("argmax", "random")
 RANKINGS = ("relu", "signed")
+ROUTES = ("auto", "plain", "draft", "gram")
 REFINEMENTS = ("swap",)
 DEFAULT_SWAP_TOL = 1e-9
 SMALLEST_SWAP_TOL = 1e-12  # below it what a swap gains is rounding
@@ -71,6 +72,7 @@ def pursue(
     tol: float = 0.0,
     candidates: npt.NDArray[np.bool_] | None = None,
     initial: Any = None,
+    route: str = "auto",
     device: str = "auto",
     n_threads: int | None = None,
     random_state: Any = None,
@@ -92,7 +94,10 @@ def pursue(
         "max_swaps": None if max_swaps is None else as_count("max_swaps", max_swaps),
         "fill": as_flag("fill", fill),
         "release_zeros": as_flag("release_zeros", release_zeros),
+        "route": as_choice("route", route, ROUTES),
     }
+    if route not in ("auto", "gram") and problem._is_gram:
+        raise ValueError(f"route: {route!r} reads rows, but only a Gram matrix was given; leave route out")
     if ranking != "relu" and not (pick == "random" and fill):
         raise ValueError("ranking: orders rows that do not help, which only pick='random' with fill=True draws from")
     if refine is None and (swap_tol != DEFAULT_SWAP_TOL or max_swaps is not None):
@@ -101,8 +106,10 @@ def pursue(
         raise ValueError("tol: the residual is not known from K and c alone; give from_gram(..., target_norm=||t||)")
     mask = as_mask(candidates, problem.n)
     start = _check_initial(initial, matroid)
-    result = core.solve(
-        **problem._core_problem(),
+    data = problem._core_problem()
+    (result,) = core.solve(
+        vectors=data.pop("vector")[None, :],
+        **data,
         group_of=matroid.codes,
         budgets=matroid.budgets,
         candidates=None if mask is None else mask.view(np.uint8),
@@ -200,7 +207,7 @@ def _selection(
     known = not math.isnan(norm)
     in_core = result["seconds_prepare"] + result["seconds_pursuit"] + result["seconds_swap"]
     stats: dict[str, Any] = {
-        "route": problem.route,
+        "route": result["route"],
         "device": "cpu",
         "kernels": core.build_info()["kernels"],
         "threads": result["threads"],

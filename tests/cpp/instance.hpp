@@ -97,12 +97,12 @@ inline bool same_bits(std::span<const double> a, std::span<const double> b) {
 
 inline bool same_bits(double a, double b) { return std::memcmp(&a, &b, sizeof a) == 0; }
 
-// Everything that may not depend on layout, threads or instruction set.
+// Everything that may not depend on layout, threads, instruction set or route.
 inline bool same_bits(const Solution& a, const Solution& b) {
     return a.indices == b.indices && same_bits(a.weights, b.weights) && same_bits(a.gains, b.gains) &&
            same_bits(a.residual_norms, b.residual_norms) && same_bits(a.objective, b.objective) &&
            same_bits(a.target_norm, b.target_norm) && same_bits(a.scale, b.scale) && a.status == b.status &&
-           a.n_filled == b.n_filled && a.passes == b.passes;
+           a.n_filled == b.n_filled;
 }
 
 }  // namespace pysubmod

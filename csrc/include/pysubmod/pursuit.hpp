@@ -56,19 +56,20 @@ class Pursuit {
 
     // With go_on = false nothing is added to `initial`, as if the monitor had said stop.
     Solution run(std::span<const Index> initial, bool go_on = true) {
-        rank_ = matroid_.rank();
-        residual_norm_ = source_.target_norm();
         start_from(initial);
         if (!go_on) solution_.status = Status::stopped;
         while (go_on && !climb()) source_.read(matroid_, refit_);
-        finish();
-        return std::move(solution_);
+        return finish();
     }
 
-  private:
-    using Outcome = Refit::Outcome;
+    // The same a step at a time, for pursuits that share their passes: start_from once; climb until it is true, with a
+    // read by the source between; finish.
+    const PartitionMatroid& matroid() const { return matroid_; }
+    const Refit& refit() const { return refit_; }
 
     void start_from(std::span<const Index> initial) {
+        rank_ = matroid_.rank();
+        residual_norm_ = source_.target_norm();
         for (const Index i : initial) {
             if (!matroid_.has_budget(i))
                 throw InvalidArgument("initial: row " + std::to_string(i) + " takes its group over its budget");
@@ -85,6 +86,18 @@ class Pursuit {
         if (status) solution_.status = *status;
         return status.has_value();
     }
+
+    Solution finish() {
+        solution_.objective = refine_value(source_, refit_);
+        solution_.weights.assign(refit_.weights().begin(), refit_.weights().end());
+        solution_.weights.resize(solution_.indices.size(), 0.0);  // fillers
+        solution_.target_norm = source_.target_norm();
+        solution_.scale = source_.scale();
+        return std::move(solution_);
+    }
+
+  private:
+    using Outcome = Refit::Outcome;
 
     std::optional<Status> pick_on() {
         const bool drawing = options_.pick == Pick::random;
@@ -244,14 +257,6 @@ class Pursuit {
     bool tell(Index i) {
         return monitor_.picked({static_cast<Index>(solution_.indices.size()), rank_, i, solution_.gains.back(),
                                 solution_.objective, residual_norm_});
-    }
-
-    void finish() {
-        solution_.objective = refine_value(source_, refit_);
-        solution_.weights.assign(refit_.weights().begin(), refit_.weights().end());
-        solution_.weights.resize(solution_.indices.size(), 0.0);  // fillers
-        solution_.target_norm = source_.target_norm();
-        solution_.scale = source_.scale();
     }
 
     S& source_;

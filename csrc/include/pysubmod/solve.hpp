@@ -39,6 +39,12 @@ struct Execution {
 Solution solve_cpu(const Problem& problem, const Constraint& constraint, const Options& options,
                    const Execution& execution, Monitor& monitor);
 
+// A solution for each of these targets in place of problem.target; all share every pass over the rows. The work recorded
+// is that of all.
+std::vector<Solution> solve_each_cpu(const Problem& problem, std::span<const std::span<const double>> targets,
+                                     const Constraint& constraint, const Options& options, const Execution& execution,
+                                     Monitor& monitor);
+
 // f, weights, correlations and optionally all gains of a given support.
 Evaluation evaluate_cpu(const Problem& problem, std::span<const Index> members, const Options& options, bool with_gains,
                         const Execution& execution, Monitor& monitor);

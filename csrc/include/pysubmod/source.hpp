@@ -65,7 +65,7 @@ concept Source = requires(S& s, const S& cs, Index i, std::span<const Index> mem
     // The rows whose scores make the heaviest base of what the matroid has left: of each group the
     // best so many. With Ask::any also rows that do not help, after those that do.
     { s.shortlist(matroid, ask) } -> std::same_as<Shortlist>;
-    { cs.correlation(i) } -> std::convertible_to<double>;  // g_i as of the last `best` or `shortlist`
+    { s.correlation(i) } -> std::convertible_to<double>;  // g_i as of the last `best` or `shortlist`
     { s.mark(i, mark) };
     { s.clear_barred() };
     { s.restart() };  // forgets weights and marks

@@ -39,8 +39,9 @@ enum class Pick { argmax, random };
 
 enum class Status { budget, tolerance, no_gain, rank_deficient, exhausted, stopped };
 
-// How rows are read: one pass for each pick, or draft and verify.
-enum class Route { plain, draft };
+// How rows are read: one pass for each pick; several picks to a pass, drafted and verified; or all of K = G G' first.
+// `automatic` is the one that a cost model thinks fastest.
+enum class Route { automatic, plain, draft, gram };
 
 struct Options {
     double ridge = 0.0;
@@ -55,6 +56,7 @@ struct Options {
     bool swap = false;            // go on to a swap-local optimum
     double swap_tol = 1e-9;       // a swap must gain more than this share of the objective
     Index max_swaps = -1;         // -1: no limit
+    Route route = Route::automatic;
     bool signed_ranking = false;  // pick = random with fill: rank what does not help by signed height, not by index
 };
 
@@ -90,7 +92,8 @@ struct Solution {
     Index n_swaps = 0;
     bool swap_local_optimum = false;  // no single swap gains more than the tolerance
     // Work done, for the caller to see.
-    Index passes = 0;  // passes over all eligible rows
+    Route route = Route::gram;  // the one taken
+    Index passes = 0;           // passes over all eligible rows
     double bytes_read = 0.0;
     double seconds_prepare = 0.0;
     double seconds_pursuit = 0.0;

@@ -1,0 +1,31 @@
+// Which way to read the rows: a model of what each way costs.
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+#include "pysubmod/types.hpp"
+
+namespace pysubmod::cpu {
+
+// What work costs beside a pass with one vector over rows in memory, per row (measured on a Sapphire Rapids, float32;
+// docs/design.md, section 4).
+struct Cost {
+    static constexpr double kCacheBytes = 4 << 20;  // rows that fit are read from the cores' own caches
+    static constexpr double kVectorFromMemory = 0.045, kVectorFromCache = 0.15;  // each further vector of a pass
+    static constexpr double kCandidate = 0.2;  // a row that is looked at in a drafted pick
+    static constexpr double kExactVector = 0.09;  // each further vector of a pass in float64
+    static constexpr double kMember = 1.0;     // a member in a pick: its row is read twice in float64
+    static constexpr double kGram = 0.14;      // an entry of K, both halves counted
+    static double vector(double bytes) { return bytes < kCacheBytes ? kVectorFromCache : kVectorFromMemory; }
+};
+
+// Candidates of a draft over n rows.
+std::size_t n_candidates(std::size_t n);
+
+// The route for `picks` picks for each of some targets from a pool with these squared norms, rows of d numbers of
+// `row_bytes` bytes in all. One that was asked for is taken; throws InvalidArgument if it cannot be.
+Route choose_route(const Options& options, std::span<const double> squares, std::size_t d, double row_bytes,
+                   std::size_t picks, std::size_t targets);
+
+}  // namespace pysubmod::cpu
