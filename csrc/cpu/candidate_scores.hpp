@@ -45,6 +45,7 @@ class CandidateScores {
     // rule = greedy: the Schur complement of row i loses `squared`.
     void lower_schur(Index i, double squared) { schur_[at(i)] -= squared; }
     // The score of row i is no bound; also where it has none.
+    double schur(Index i) const { return schur_[at(i)]; }
     bool is_exact(Index i) const;
     void set_exact(Index i, double score);
 

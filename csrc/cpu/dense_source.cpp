@@ -38,6 +38,7 @@ DenseSource::DenseSource(Rows& rows, std::span<const double> target, std::vector
       target_norm_(std::sqrt(dot(target.data(), target.data(), target.size()))),
       ridge_(options.ridge),
       tilt_(options.tilt),
+      greedy_(options.rule == Rule::greedy),
       gram_(reading.gram),
       pool_(std::move(pool)),
       residual_(target.begin(), target.end()),
@@ -116,14 +117,14 @@ void DenseSource::correlations(std::span<const Index> rows, std::span<double> ou
 void DenseSource::plan(Pass& pass, const PartitionMatroid& matroid, const Refit& refit) {
     if (!draft_) return plan_all(pass, matroid);
     draft_->plan(pass, matroid, refit, residual_);
+    plan_columns(pass);
     ++passes_;
 }
 
 void DenseSource::finish() {
-    if (draft_)
-        draft_->finish();
-    else
-        finish_all();
+    if (!draft_) return finish_all();
+    draft_->finish();
+    finish_columns();
 }
 
 void DenseSource::read(const PartitionMatroid& matroid, const Refit& refit) {
@@ -134,12 +135,16 @@ void DenseSource::read(const PartitionMatroid& matroid, const Refit& refit) {
 }
 
 Best DenseSource::best(const PartitionMatroid& matroid, Ask ask) {
-    if (ask == Ask::improving && is_stale() && draft_ && draft_->covers_present()) {
-        const std::vector<Index> rows = draft_->contenders(matroid);
-        std::vector<double> g(rows.size());
-        correlations(rows, g);
-        const Best best = scores_.best_of(rows, g);
-        if (best.index >= 0) return best;
+    if (is_stale() && drafted()) {
+        if (greedy_) {
+            set_correlations(draft_->present().products, pool_);
+        } else if (ask == Ask::improving) {
+            const std::vector<Index> rows = draft_->contenders(matroid);
+            std::vector<double> g(rows.size());
+            correlations(rows, g);
+            const Best best = scores_.best_of(rows, g);
+            if (best.index >= 0) return best;
+        }
     }
     if (is_stale()) refresh(matroid);
     Best best = scores_.best(matroid, ask);
@@ -169,37 +174,42 @@ void DenseSource::refresh(const PartitionMatroid& matroid) {
 // came since.
 void DenseSource::plan_all(Pass& pass, const PartitionMatroid& matroid) {
     eligible_.clear();
-    if (pending_.empty()) {
-        for (const Index i : pool_)
-            if (matroid.may_take(i) && !scores_.is_selected(i)) eligible_.push_back(i);
-    } else {
-        eligible_ = pool_;
-    }
-    products_.resize((1 + pending_.size()) * rows_.size());
+    for (const Index i : pool_)
+        if (matroid.may_take(i) && !scores_.is_selected(i)) eligible_.push_back(i);
+    products_.resize(rows_.size());
     if (gram_) return;
     pass.add_rows(eligible_);
     pass.multiply(residual_.data(), products_.data());
-    for (std::size_t v = 0; v < pending_.size(); ++v)
-        pass.multiply(pending_[v].row.data(), products_.data() + (v + 1) * rows_.size());
+    plan_columns(pass);
     ++passes_;
 }
 
 void DenseSource::finish_all() {
     if (gram_) multiply_by_gram(products_);
+    set_correlations(products_, eligible_);
+    finish_columns();
+}
+
+void DenseSource::set_correlations(const std::vector<double>& products, std::span<const Index> rows) {
     const std::span<double> g = scores_.correlations();
-    for (const Index row : eligible_) {
+    for (const Index row : rows) {
         const std::size_t i = at(row);
-        g[i] = products_[i] + 0.5 * tilt_ * square_[i] - ridge_ * weight_of_[i];
+        g[i] = products[i] + 0.5 * tilt_ * square_[i] - ridge_ * weight_of_[i];
     }
-    for (std::size_t v = 0; v < pending_.size(); ++v) {
-        std::vector<double> column(pool_.size());
-        const double* products = products_.data() + (v + 1) * rows_.size();
-        for (std::size_t j = 0; j < pool_.size(); ++j)
-            column[j] = gram_ ? gram_->row(pending_[v].id)[j] : products[at(pool_[j])];
-        apply_column(pending_[v], std::move(column));
-    }
-    pending_.clear();
     stale_ = false;
+}
+
+void DenseSource::plan_columns(Pass& pass) {
+    if (!pending_.empty()) pass.add_rows(pool_);
+    for (PendingColumn& column : pending_) {
+        column.products.resize(rows_.size());
+        pass.multiply(column.row.data(), column.products.data());
+    }
+}
+
+void DenseSource::finish_columns() {
+    for (const PendingColumn& column : pending_) apply_column(column.products, column.l, column.l_end);
+    pending_.clear();
 }
 
 void DenseSource::restart() {
@@ -226,16 +236,26 @@ void DenseSource::columns(std::span<const Index> members, std::span<const Index>
 }
 
 void DenseSource::deflate(Index i, std::span<const double> l, double l_end) {
-    PendingColumn column{i, {}, {l.begin(), l.end()}, l_end};
-    if (!gram_) rows_.widen(i, column.row);
+    if (gram_) {
+        std::vector<double> products(rows_.size());
+        for (std::size_t j = 0; j < pool_.size(); ++j) products[at(pool_[j])] = gram_->row(i)[j];
+        return apply_column(products, l, l_end);
+    }
+    const std::span<const double> drafted = draft_ ? draft_->column(i) : std::span<const double>();
+    if (!drafted.empty()) return apply_column(drafted, l, l_end);
+    PendingColumn column{{}, {l.begin(), l.end()}, l_end, {}};
+    rows_.widen(i, column.row);
     pending_.push_back(std::move(column));
 }
 
-void DenseSource::apply_column(const PendingColumn& pending, std::vector<double> column) {
-    for (std::size_t m = 0; m < pending.l.size(); ++m)
-        for (std::size_t j = 0; j < column.size(); ++j) column[j] -= pending.l[m] * deflated_[m][j];
+// From row i of K, the Schur complements of all rows given one member more.
+void DenseSource::apply_column(std::span<const double> products, std::span<const double> l, double l_end) {
+    std::vector<double> column(pool_.size());
+    for (std::size_t j = 0; j < column.size(); ++j) column[j] = products[at(pool_[j])];
+    for (std::size_t m = 0; m < l.size(); ++m)
+        for (std::size_t j = 0; j < column.size(); ++j) column[j] -= l[m] * deflated_[m][j];
     for (std::size_t j = 0; j < column.size(); ++j) {
-        column[j] /= pending.l_end;
+        column[j] /= l_end;
         scores_.lower_schur(pool_[j], column[j] * column[j]);
     }
     deflated_.push_back(std::move(column));

@@ -53,7 +53,7 @@ class DenseSource {
     double schur_from_rows(Index i, std::span<const Index> members, std::span<const double> x);
     double set_weights(std::span<const Index> members, std::span<const double> weights, double scale);
     void correlations(std::span<const Index> rows, std::span<double> out);
-    bool ready() const { return !is_stale() || (draft_ && draft_->covers_present()); }
+    bool ready() const { return !is_stale() || drafted(); }
     void read(const PartitionMatroid& matroid, const Refit& refit);
     // The same in three steps, for problems that share a pass: all plan, the pass is made, all finish.
     void plan(Pass& pass, const PartitionMatroid& matroid, const Refit& refit);
@@ -86,24 +86,30 @@ class DenseSource {
 
   private:
     struct PendingColumn {
-        Index id;
         std::vector<double> row;  // the row of G whose column of K is wanted
         std::vector<double> l;
         double l_end;
+        std::vector<double> products;  // by row
     };
 
+    // The draft knows the present weights, and nothing else is wanted.
+    bool drafted() const { return draft_ && draft_->covers_present() && pending_.empty(); }
     bool is_stale() const { return stale_ || !pending_.empty(); }
     void multiply_by_gram(std::span<double> products);  // products[i] = <row i, r>
     void refresh(const PartitionMatroid& matroid);
     void plan_all(Pass& pass, const PartitionMatroid& matroid);
     void finish_all();
-    void apply_column(const PendingColumn& pending, std::vector<double> column);
+    void plan_columns(Pass& pass);
+    void finish_columns();
+    void set_correlations(const std::vector<double>& products, std::span<const Index> rows);
+    void apply_column(std::span<const double> products, std::span<const double> l, double l_end);
 
     Rows& rows_;
     std::span<const double> target_;
     double target_norm_ = 0.0;
     double ridge_ = 0.0;
     double tilt_ = 0.0;
+    bool greedy_ = false;
     const FormedGram* gram_ = nullptr;
     CandidateScores scores_;
     std::vector<Index> pool_;
@@ -114,7 +120,7 @@ class DenseSource {
     std::vector<double> square_;     // diag K
     bool stale_ = false;             // g is older than the weights
     std::vector<Index> eligible_;
-    std::vector<double> products_;  // of the last exact pass: [residual, pending rows][row]
+    std::vector<double> products_;  // of the residual with all rows
     std::vector<PendingColumn> pending_;
     std::vector<std::vector<double>> deflated_;  // greedy: columns of L^-1 applied to K, over `pool_`
     std::optional<Draft> draft_;

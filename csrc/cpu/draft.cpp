@@ -34,11 +34,13 @@ Draft::Draft(Rows& rows, const CandidateScores& scores, std::span<const double> 
       pool_(pool),
       nonneg_(options.nonneg),
       release_zeros_(options.release_zeros),
+      greedy_(options.rule == Rule::greedy),
       n_sharing_(static_cast<double>(n_sharing)),
       n_(rows.size()),
       stride_((n_ + kScreenPadding - 1) / kScreenPadding * kScreenPadding) {
     const double bytes = rows.row_bytes() * static_cast<double>(pool.size());
-    const double step_bytes = 12.0 * static_cast<double>(rows.width()) + 4.0 * static_cast<double>(n_);
+    const double step_bytes = (greedy_ ? 16.0 : 12.0) * static_cast<double>(rows.width()) +
+                              (greedy_ ? 16.0 : 4.0) * static_cast<double>(n_);
     most_steps_ = static_cast<std::size_t>(std::clamp(0.25 * bytes / (n_sharing_ * step_bytes), 1.0, kMostSteps));
     factor_.assign(stride_, 0.0f);
     unit_.assign(stride_, 0.0f);
@@ -110,35 +112,55 @@ const Draft::Step* Draft::move_to(std::span<const Index> members, std::span<cons
 }
 
 std::span<const double> Draft::gram_row(Index i, std::span<const Index> members) const {
-    if (!covers_present()) return {};
-    const Step& step = steps_[present_];
-    if (step.next != i || !same(step.members, members)) return {};
-    return step.gram_row;
+    if (!covers_present() || present().next != i || !same(present().members, members)) return {};
+    return present().gram_row;
+}
+
+std::span<const double> Draft::column(Index i) const {
+    if (!greedy_ || !covers_present() || present().next != i) return {};
+    return present().column;
 }
 
 void Draft::plan(Pass& pass, const PartitionMatroid& matroid, const Refit& refit,
                  std::span<const double> residual) {
     update_closed(matroid);
     learn();
-    eligible_.clear();
-    covered_.assign(n_, 0);
-    for (const Index i : pool_) {
-        if (closed_[at(i)] != 0.0f) continue;
-        eligible_.push_back(i);
-        covered_[at(i)] = 1;
-    }
+    list_eligible();
     std::vector<Candidate> drafted = candidates(n_candidates(eligible_.size()));
     const std::size_t steps = n_steps(matroid, refit.size(), drafted.size());
     steps_.assign(1, Step{});
     steps_[0].residual.assign(residual.begin(), residual.end());
     set_weights(steps_[0], refit);
     run_ahead(matroid, refit, std::move(drafted), steps);
-    products_.resize(steps_.size() * stride_);
-    pass.add_rows(eligible_);
+    pass.add_rows(greedy_ ? pool_ : eligible_);
+    products_.resize(greedy_ ? 0 : steps_.size() * stride_);
     for (std::size_t j = 0; j < steps_.size(); ++j) {
         Step& step = steps_[j];
         step.norm = std::sqrt(dot(step.residual.data(), step.residual.data(), step.residual.size()));
-        pass.screen(step.residual, step.norm > 0.0 ? 1.0 / step.norm : 0.0, products_.data() + j * stride_);
+        if (!greedy_) {
+            pass.screen(step.residual, step.norm > 0.0 ? 1.0 / step.norm : 0.0, products_.data() + j * stride_);
+            continue;
+        }
+        step.products.resize(n_);
+        pass.multiply(step.residual.data(), step.products.data());
+        if (step.next < 0) continue;
+        rows_.widen(step.next, step.next_row);
+        step.column.resize(n_);
+        pass.multiply(step.next_row.data(), step.column.data());
+    }
+}
+
+void Draft::list_eligible() {
+    eligible_.clear();
+    covered_.assign(n_, greedy_);
+    for (const Index i : pool_) {
+        if (closed_[at(i)] != 0.0f) continue;
+        eligible_.push_back(i);
+        covered_[at(i)] = 1;
+        if (greedy_) {  // as of now: close enough for a draft
+            const double schur = std::max(scores_.schur(i), kRankTolerance * scores_.diagonal(i));
+            factor_[at(i)] = schur > 0.0 ? static_cast<float>(1.0 / std::sqrt(schur)) : 0.0f;
+        }
     }
 }
 
@@ -154,7 +176,7 @@ void Draft::learn() {
 std::size_t Draft::n_steps(const PartitionMatroid& matroid, std::size_t members, std::size_t candidates) const {
     const double p = right_ / (right_ + wrong_);
     const double n = static_cast<double>(eligible_.size());
-    const double vector = Cost::vector(n * rows_.row_bytes());
+    const double vector = greedy_ ? 2.0 * Cost::kExactVector : Cost::vector(n * rows_.row_bytes());
     const double pick =
         (Cost::kCandidate * static_cast<double>(candidates) + Cost::kMember * static_cast<double>(members)) / n;
     const std::size_t most = std::min(most_steps_, at(matroid.rank() - matroid.used()) - 1);
@@ -173,7 +195,7 @@ std::size_t Draft::n_steps(const PartitionMatroid& matroid, std::size_t members,
 // The eligible rows of largest score, as far as scores are known.
 std::vector<Draft::Candidate> Draft::candidates(std::size_t count) {
     estimates_.resize(eligible_.size());
-    const bool screened = seen_ != kNone;
+    const bool screened = seen_ != kNone && !greedy_;
     const float* products = screened ? products_.data() + seen_ * stride_ : nullptr;
     const auto inverse = static_cast<float>(screened ? 1.0 / steps_[seen_].norm : 1.0);
     for (std::size_t j = 0; j < eligible_.size(); ++j) {
@@ -267,8 +289,8 @@ void Draft::set_weights(Step& step, const Refit& refit) {
 // tied: rows whose score plus slack is below another's less slack are not the best.
 std::vector<Index> Draft::contenders(const PartitionMatroid& matroid) {
     update_closed(matroid);
-    if (!covers_present() || !(steps_[present_].norm > kSmallestNorm)) return {};
-    const Step& step = steps_[present_];
+    if (!covers_present() || !(present().norm > kSmallestNorm)) return {};
+    const Step& step = present();
     const auto inverse = static_cast<float>(1.0 / step.norm);
     const double tilt_share = offset_.empty() ? 0.0 : kScoreRoundings * largest_offset_share_ * inverse;
     const auto slack = static_cast<float>(rows_.screen_error() + kScoreRoundings + tilt_share +

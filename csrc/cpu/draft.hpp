@@ -17,9 +17,10 @@ namespace pysubmod::cpu {
 // the residual after each. One pass then multiplies all eligible rows by all these residuals, in float32. While the
 // pursuit's weights are, to the bit, those of the next step, its correlations are at hand up to a known error, and the
 // few rows that can be the best within it are all that must be looked at in float64. A wrong draft costs a pass and
-// nothing else.
+// nothing else. For rule = greedy the products are float64, and the columns of K of the drafted picks come with them.
 //
-// Keeps (m + 1) (12 d + 4 n) bytes for m drafted picks, at most a quarter of what the rows have.
+// Keeps (m + 1) (12 d + 4 n) bytes for m drafted picks (greedy: (m + 1) (16 d + 16 n)), at most a quarter of what the
+// rows have.
 class Draft {
   public:
     // `scores`, `target` and `squares` (diag K by row) are the source's and must outlive this object. `n_sharing`
@@ -33,13 +34,18 @@ class Draft {
         double norm = 0.0;             // of the residual
         Index next = -1;               // the pick that is foreseen
         std::vector<double> gram_row;  // its row of K against the members
+        // rule = greedy, by row: the residual's products and the column of K of the next pick, in float64.
+        std::vector<double> products, next_row, column;
     };
     // Whether the products of the present weights are at hand.
     bool covers_present() const { return present_ < steps_.size(); }
+    const Step& present() const { return steps_[present_]; }
     // The step that has these weights, now the present one; nullptr if none has.
     const Step* move_to(std::span<const Index> members, std::span<const double> weights);
     // The row of K of the pick that is foreseen at the present step; empty for any other.
     std::span<const double> gram_row(Index i, std::span<const Index> members) const;
+    // Its column of K, for rule = greedy.
+    std::span<const double> column(Index i) const;
 
     // Runs ahead from the present weights and says what the pass must give.
     void plan(Pass& pass, const PartitionMatroid& matroid, const Refit& refit, std::span<const double> residual);
@@ -65,6 +71,7 @@ class Draft {
     void update_closed(const PartitionMatroid& matroid);
     void learn();
     std::size_t n_steps(const PartitionMatroid& matroid, std::size_t members, std::size_t candidates) const;
+    void list_eligible();
     std::vector<Candidate> candidates(std::size_t count);
     void run_ahead(PartitionMatroid matroid, Refit refit, std::vector<Candidate> candidates, std::size_t n_steps);
     Index best_candidate(const PartitionMatroid& matroid, std::vector<Candidate>& candidates);
@@ -82,7 +89,7 @@ class Draft {
     const CandidateScores& scores_;
     std::span<const double> target_, squares_;
     std::span<const Index> pool_;
-    bool nonneg_, release_zeros_;
+    bool nonneg_, release_zeros_, greedy_;
     double n_sharing_;
     std::size_t n_, stride_, most_steps_;  // stride: n filled up for the kernels
     // By row: score per height; the unit of its error; what the tilt adds to a product (empty without one); 0, or minus

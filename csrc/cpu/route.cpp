@@ -17,10 +17,10 @@ bool can_screen(std::span<const double> squares, double tilt) {
 
 // About five picks to a pass, a vector for each, a quarter of the vectors in vain, and what the drafts cost. Targets that
 // share a pass draft less: at most a vector for each pick and pass.
-double draft_cost(double n, double picks, double targets, double bytes) {
+double draft_cost(double n, double picks, double targets, double vector) {
     const double passes = std::min(picks, picks / 5.0 * std::sqrt(targets)), vectors = 1.25 * picks * targets;
     const auto candidates = static_cast<double>(n_candidates(static_cast<std::size_t>(n)));
-    return n * (passes + Cost::vector(bytes) * vectors) +
+    return n * (passes + vector * vectors) +
            vectors * (Cost::kCandidate * candidates + Cost::kMember * 0.5 * picks);
 }
 
@@ -33,17 +33,18 @@ std::size_t n_candidates(std::size_t n) {
 
 Route choose_route(const Options& options, std::span<const double> squares, std::size_t d, double row_bytes,
                    std::size_t picks, std::size_t targets) {
-    const bool drafts = options.pick == Pick::argmax && options.rule != Rule::greedy && can_screen(squares, options.tilt);
+    const bool greedy = options.rule == Rule::greedy;
+    const bool drafts = options.pick == Pick::argmax && can_screen(squares, options.tilt);
     if (options.route == Route::draft && !drafts)
         throw InvalidArgument(
-            "route: 'draft' needs pick='argmax', rule 'omp' or 'normalized', and norms of rows between 1e-20 and 1e20; "
-            "use 'plain' (or 'auto')");
+            "route: 'draft' needs pick='argmax' and norms of rows between 1e-20 and 1e20; use 'plain' (or 'auto')");
     if (options.route != Route::automatic) return options.route;
     const auto n = static_cast<double>(squares.size()), k = static_cast<double>(picks);
     const auto m = static_cast<double>(targets);
     const double bytes = n * row_bytes, members = Cost::kMember * 0.5 * k * k * m;
-    const double plain = n * k * (1.0 + Cost::kExactVector * (m - 1.0)) + members;
-    const double draft = drafts ? draft_cost(n, k, m, bytes) : plain;
+    const double exact = Cost::kExactVector * (greedy ? 2.0 : 1.0);  // greedy reads a column of K for each pick
+    const double plain = n * k * (1.0 + exact * m - Cost::kExactVector) + members;
+    const double draft = drafts ? draft_cost(n, k, m, greedy ? exact : Cost::vector(bytes)) : plain;
     const double gram = Cost::kGram * n * n + 0.5 * members + m * n * k * k / static_cast<double>(d);
     const bool gram_fits = 8.0 * n * n <= 0.4 * bytes;
     if (gram_fits && gram < std::min(plain, draft)) return Route::gram;
