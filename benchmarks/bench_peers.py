@@ -30,7 +30,7 @@ if __name__ == "__main__":  # not in the processes of the competitors, which imp
 import numpy as np
 import peer_report
 from peer_plan import FLOORS, ITEM, plan, volume
-from peers import COMPETITORS, STEPWISE, Competitor, is_installed, versions
+from peers import COMPETITORS, MIDDLE, Competitor, is_installed, versions
 from problems import SIZES, family, gaussian
 from truth import agreement, float64_picks
 from worker import Failed, Worker
@@ -39,6 +39,7 @@ import pysubmod
 
 RESULTS = Path(__file__).resolve().parent / "results"
 MIN_ROUNDS = 3
+LARGEST_GRAM = 2e9  # bytes
 
 
 class Bench:
@@ -49,11 +50,10 @@ class Bench:
         self.workers = {}
         self.problem, self.truths = None, {}
 
-    def worker(self, name, storage, threads):
-        key = name, storage, threads
-        if key not in self.workers:
-            self.workers[key] = Worker(name, threads)
-        return self.workers[key]
+    def worker(self, name, threads):
+        if (name, threads) not in self.workers:
+            self.workers[name, threads] = Worker(name, threads)
+        return self.workers[name, threads]
 
     def set_problem(self, size, kind):
         """Make and save the problem, unless it is the one at hand."""
@@ -78,7 +78,7 @@ class Bench:
         rounded = storage if storage in ("float16", "bfloat16") else ""
         key = competitor.solves, rounded
         if key not in self.truths:
-            if competitor.solves not in ("omp", "many") and volume(size) > STEPWISE:
+            if competitor.solves not in ("omp", "many") and volume(size) > MIDDLE:
                 return None
             _, G, target, groups = self.problem
             if rounded == "float16":
@@ -101,11 +101,11 @@ class Bench:
         n, d, k = SIZES[size]
         if not is_installed(competitor):
             return f"not installed: {competitor.module}"
-        if competitor.reads == "gram" and 4 * n * n > 2e9:
+        if competitor.reads == "gram" and 4 * n * n > LARGEST_GRAM:
             return f"left out: a Gram matrix of {4 * n * n / 1e9:.0f} GB"
         if n * d * k > competitor.most and not self.args.all:
             return "left out at this size (--all runs it)"
-        if competitor.solves == "ols" and name.startswith("pysubmod") and volume(size) > STEPWISE:
+        if competitor.solves == "ols" and name.startswith("pysubmod") and volume(size) > MIDDLE:
             return "left out at this size"
         return None
 
@@ -122,50 +122,49 @@ class Bench:
             rows[name, storage] = row
             if row["error"] is None:
                 row["error"] = self._load(block, row, competitor)
+        seconds = self.args.seconds * (1.0 if len(rows) > 8 else 0.3)
         started, count = time.perf_counter(), 0
-        while count < self.args.rounds and (
-            count < MIN_ROUNDS or time.perf_counter() - started < self.args.block_seconds
-        ):
+        while count < self.args.rounds and (count < MIN_ROUNDS or time.perf_counter() - started < seconds):
             for row in rows.values():
                 first = row["runs"].get(0, {}).get("seconds", 0.0)
                 if row["error"] is None and (count == 0 or first < self.args.patience):
                     self._one(block, row, count, n * d * k)
             count += 1
-        for name, storage in block.entries:
-            self._drop(name, storage, block.threads)
+        for name, _ in block.entries:
+            self._drop(name, block.threads)
         entries = [self._judge(block, row) for row in rows.values()]
         _ratios(entries)
         found = {"size": block.size, "n": n, "d": self.problem[1].shape[1], "k": k, "family": block.family}
         return found | {"threads": block.threads, "rounds": count, "entries": entries}
 
     def _load(self, block, row, competitor):
-        worker = self.worker(row["name"], row["storage"], block.threads)
+        worker = self.worker(row["name"], block.threads)
         budgets = self.budgets(competitor.solves, block.size)
         with_truth = row["name"] in FLOORS
         try:
             worker.ask("load", self.folder, row["storage"], SIZES[block.size][2], budgets, with_truth)
             if volume(block.size) < 2e9:  # what is compiled, planned or allocated at the first call: not in the times
-                worker.ask("run", 1)
+                worker.ask("run", row["storage"], 1)
         except Failed as error:
-            self._drop(row["name"], row["storage"], block.threads)
+            self._drop(row["name"], block.threads)
             return str(error)
         return None
 
     def _one(self, block, row, count, volume):
         loops = max(1, int(0.02 / (volume * 1e-10)))  # tiny sizes: several calls to one reading
         try:
-            worker = self.worker(row["name"], row["storage"], block.threads)
+            worker = self.worker(row["name"], block.threads)
             time.sleep(0.1)  # a BLAS's threads spin on for a while after its last call: not into the next one's time
-            row["runs"][count] = worker.ask("run", loops, seconds=self.args.limit)
+            row["runs"][count] = worker.ask("run", row["storage"], loops, seconds=self.args.limit)
         except Failed as error:
             row["error"] = str(error)
 
-    def _drop(self, name, storage, threads):
+    def _drop(self, name, threads):
         try:
-            if (name, storage, threads) in self.workers:
-                self.workers[name, storage, threads].ask("drop")
+            if (name, threads) in self.workers:
+                self.workers[name, threads].ask("drop")
         except Failed:
-            self.workers.pop((name, storage, threads)).close()
+            self.workers.pop((name, threads)).close()
 
     def _judge(self, block, row):
         """Medians, agreement and rates of one line, and print it."""
@@ -223,8 +222,8 @@ def main():
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--all", action="store_true", help="run everybody and every family at every size: an hour")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--block-seconds", type=float, default=12.0, help="no round but the first three starts later")
-    parser.add_argument("--patience", type=float, default=6.0, help="run once who takes longer")
+    parser.add_argument("--seconds", type=float, default=8.0, help="no round but the first three starts later")
+    parser.add_argument("--patience", type=float, default=8.0, help="run once who takes longer")
     parser.add_argument("--limit", type=float, default=120.0, help="seconds a single solve may take")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS / "peers.json")
     args = parser.parse_args()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import machine
-from peers import COMPETITORS, STEPWISE, forced_routes
+from peers import COMPETITORS, MIDDLE, forced_routes
 from problems import FAMILIES, SIZES
 
-FAST = ("NumPy, columns on demand", "NumPy, full Gram", "scikit-learn", "spams")
+FAST = ("NumPy, columns on demand", "NumPy, full Gram", "spams")
 FLOORS = ("floor: columns known", "floor: one pass")
 ITEM = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
@@ -23,30 +23,35 @@ class Block:
     entries: list[tuple[str, str]]
 
 
-def plan(sizes, quick, all_families):
+def plan(sizes, quick, everything):
     """The blocks, those of one problem together."""
     most, routes = machine.cores(), forced_routes()
     ours = ["pysubmod", *(f"pysubmod, route={route}" for route in routes)]
-    peers = [name for name in COMPETITORS if not name.startswith("pysubmod")]
     plain = [name for name in ours if name.endswith(("pysubmod", "plain"))]
+    peers = [name for name in COMPETITORS if not name.startswith("pysubmod")]
     extra = ["pysubmod, w >= 0, 8 groups", "pysubmod, rule=greedy"]
+    many = ["pysubmod, free, 256 groups", *(f"pysubmod, 256 groups, route={r}" for r in routes if r == "plain")]
+
+    def block(kind, threads, names, storages=("float32",)):
+        return Block(size, kind, threads, [(name, storage) for name in names for storage in storages])
+
     for size in sizes:
-        for kind in ("gradient_like",) if quick else ("gradient_like", "gaussian"):
-            everybody = ours + extra + peers + list(FLOORS)
-            yield Block(size, kind, most, [(name, "float32") for name in everybody])
-            if kind == "gradient_like" and not quick:
-                if most > 1:
-                    yield Block(size, kind, 1, [(name, "float32") for name in (*plain, *FAST, *FLOORS)])
-                yield Block(size, kind, most, [(name, "float64") for name in (*plain, *FAST)])
-                yield Block(size, kind, most, [("pysubmod", storage) for storage in reversed(ITEM)][1:])
-                many = "pysubmod, free, 256 groups"
-                forced = [f"pysubmod, 256 groups, route={route}" for route in routes if route == "plain"]
-                yield Block(size, kind, most, [(name, "float32") for name in (many, *forced)])
-        for kind in FAMILIES if not quick and (all_families or volume(size) <= STEPWISE) else ():
-            if kind != "gradient_like":
-                yield Block(size, kind, most, [(name, "float32") for name in plain])
+        large = volume(size) > MIDDLE
+        fast = [name for name in FAST if everything or not (large and "Gram" in name)]
+        yield block("gradient_like", most, ours + extra + peers + list(FLOORS))
+        if quick:
+            continue
+        if most > 1:
+            yield block("gradient_like", 1, plain + fast + list(FLOORS))
+        yield block("gradient_like", most, plain + fast, ("float64",))
+        yield block("gradient_like", most, ["pysubmod"], ("float32", "bfloat16", "float16"))
+        yield block("gradient_like", most, many)
+        yield block("gaussian", most, (ours + extra + peers if everything else ours + fast) + list(FLOORS))
+        for kind in FAMILIES[1:] if everything or not large else ():
+            yield block(kind, most, plain)
 
 
 def volume(size):
+    """n * d * k, what a product with the residual at every pick costs."""
     n, d, k = SIZES[size]
     return n * d * k

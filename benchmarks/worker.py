@@ -70,7 +70,7 @@ class _Competitor:
         from peers import COMPETITORS
 
         self.prepare = COMPETITORS[name].prepare if name in COMPETITORS else FLOORS[name]
-        self.threads, self.call = threads, None
+        self.threads, self.calls = threads, {}
 
     def load(self, path, storage, k, budgets, with_truth):
         """Read a problem that was saved by bench_peers, in the storage type asked for."""
@@ -89,15 +89,15 @@ class _Competitor:
             G = torch.from_numpy(G).to(torch.bfloat16)
         groups = np.load(path / f"groups{len(budgets)}.npy") if budgets else None
         truth = np.load(path / "truth.npy") if with_truth else None
-        self.call = self.prepare(Problem(G, target, k, self.threads, groups, budgets, truth))
+        self.calls[storage] = self.prepare(Problem(G, target, k, self.threads, groups, budgets, truth))
         return {}
 
-    def run(self, loops):
-        """Call it `loops` times; seconds of one, its picks, what it added to memory, what it says of itself."""
+    def run(self, storage, loops):
+        """Call it `loops` times: seconds of one, its picks, what it added to memory, what it says of itself."""
         with machine.PeakMemory() as peak:
             started = time.perf_counter()
             for _ in range(loops):
-                result = self.call()
+                result = self.calls[storage]()
             seconds = (time.perf_counter() - started) / loops
         answer = {"seconds": seconds, "added_bytes": peak.added}
         if isinstance(result, dict):  # a floor: parts of a time
@@ -109,8 +109,8 @@ class _Competitor:
         return answer | {"picks": [int(i) for i in result]}
 
     def drop(self):
-        """Forget the problem."""
-        self.call = None
+        """Forget the problems."""
+        self.calls.clear()
         return {}
 
     def limits(self):
