@@ -143,8 +143,8 @@ def markdown(report):
         "# Weights >= 0, and many targets",
         "",
         f"`{report['command']}`, {report['date']}, on {report['machine']}; unit rows, {n} x {d}, {k} picks in 8 "
-        f"groups, float32, {report['rounds']} rounds. Ratio: time over that of pysubmod with weights >= 0, on the same input "
-        "(rows, or K). APGD: 128 accelerated projected gradient steps after every pick, from a random start.",
+        f"groups, float32, {report['rounds']} rounds. Ratio: time over that of pysubmod with weights >= 0, on the "
+        "same input (rows, or K). APGD: 128 accelerated projected gradient steps after every pick from a random start.",
         "",
         "| rows | | ms | ratio | residual | refitted exactly | picks |",
         "|---|---|---|---|---|---|---|",

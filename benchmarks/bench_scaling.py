@@ -6,7 +6,7 @@
 Gradient-like float32 rows, free weights, no groups: what the peers can do too. One of n, d, k varies, the others stay
 at n = 4096, d = 2048, k = 64; everybody solves each problem in turn, `rounds` times, in a process of its own. An
 exponent is the slope of the least-squares line through the logarithms of the larger half of the points. Writes
-results/scaling.json, results/scaling.md and docs/scaling.png.
+results/scaling.json, results/scaling.md and results/scaling.png.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import machine
@@ -30,7 +31,6 @@ from problems import family
 from worker import Failed, Worker
 
 RESULTS = Path(__file__).resolve().parent / "results"
-PICTURE = Path(__file__).resolve().parents[1] / "docs" / "scaling.png"
 BASE = {"n": 4096, "d": 2048, "k": 64}
 POINTS = {
     "n": (512, 1024, 2048, 4096, 8192, 16384, 32768),
@@ -68,8 +68,9 @@ class Scaling:
     def point(self, methods, k, threads):
         times = {}
         for method in methods:
-            worker = self.workers.setdefault((method, threads), None) or Worker(method, threads)
-            self.workers[method, threads] = worker
+            if (method, threads) not in self.workers:
+                self.workers[method, threads] = Worker(method, threads)
+            worker = self.workers[method, threads]
             worker.ask("load", self.folder, "float32", k, {}, False)
             worker.ask("run", "float32", 1)
             times[method] = []
@@ -115,6 +116,7 @@ def draw(points, path):
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullLocator
 
     from pysubmod.plot import BLUE, GREEN, GREY, ORANGE, save_figure
 
@@ -131,9 +133,12 @@ def draw(points, path):
             slope = exponent(values, seconds)
             label = method.replace(", ", ",\n") + ("" if slope is None else f"  ${axis}^{{{slope:.2f}}}$")
             ends.append([np.log(seconds[-1]), values[-1], seconds[-1], label, colour])
+        ticks = sorted({point["value"] for point in points if point["axis"] == axis})
         fixed = ", ".join(f"{name} = {value}" for name, value in BASE.items() if name != axis)
         panel.set(xscale="log", yscale="log", xlabel=f"{title}   ({fixed})")
-        _label_ends(panel, ends, max(POINTS[axis]))
+        panel.set_xticks(ticks[::-2], [f"{tick:,}" for tick in ticks[::-2]])
+        panel.xaxis.set_minor_locator(NullLocator())
+        _label_ends(panel, ends, ticks[-1])
         for side in ("top", "right"):
             panel.spines[side].set_visible(False)
         panel.grid(True, which="major", color="#DDDDDD", linewidth=0.6)
@@ -147,7 +152,7 @@ def _label_ends(panel, ends, right):
     low, high = np.log(panel.get_ylim())
     apart = 0.1 * (high - low)
     ends.sort(key=lambda end: end[0])
-    for below, above in zip(ends, ends[1:], strict=False):
+    for below, above in pairwise(ends):
         above[0] = max(above[0], below[0] + apart)
     for height, x, y, label, colour in ends:
         panel.annotate(
@@ -189,7 +194,6 @@ def main():
     parser.add_argument("--quick", action="store_true", help="four points an axis, no larger than 8192")
     parser.add_argument("--draw", action="store_true", help="draw the picture of the saved results again")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS / "scaling.json")
-    parser.add_argument("--picture", type=Path, default=PICTURE)
     args = parser.parse_args()
     if args.draw:
         report = json.loads(args.output.read_text(encoding="utf-8"))
@@ -198,7 +202,7 @@ def main():
         report |= {"rounds": args.rounds, "threads": machine.cores(), "points": measure(args)}
         args.output.write_text(json.dumps(report, indent=1), encoding="utf-8")
     args.output.with_suffix(".md").write_text(markdown(report), encoding="utf-8")
-    draw(report["points"], args.picture)
+    draw(report["points"], args.output.with_suffix(".png"))
 
 
 def measure(args):
