@@ -30,24 +30,25 @@ def plan(sizes, quick, everything):
     plain = [name for name in ours if name.endswith(("pysubmod", "plain"))]
     peers = [name for name in COMPETITORS if not name.startswith("pysubmod")]
     extra = ["pysubmod, w >= 0, 8 groups", "pysubmod, rule=greedy"]
-    many = ["pysubmod, free, 256 groups", *(f"pysubmod, 256 groups, route={r}" for r in routes if r == "plain")]
+    many = ["pysubmod, free, 256 groups", *(["pysubmod, 256 groups, route=plain"] if "plain" in routes else [])]
 
     def block(kind, threads, names, storages=("float32",)):
         return Block(size, kind, threads, [(name, storage) for name in names for storage in storages])
 
     for size in sizes:
-        large = volume(size) > MIDDLE
-        fast = [name for name in FAST if everything or not (large and "Gram" in name)]
+        large, largest = (not everything and volume(size) > bound for bound in (MIDDLE, 2 * MIDDLE))
+        fast = [name for name in FAST if not (large and "Gram" in name)]
         yield block("gradient_like", most, ours + extra + peers + list(FLOORS))
         if quick:
             continue
         if most > 1:
-            yield block("gradient_like", 1, plain + fast + list(FLOORS))
-        yield block("gradient_like", most, plain + fast, ("float64",))
+            yield block("gradient_like", 1, plain + fast[: 1 if largest else None] + list(FLOORS))
+        if not largest:
+            yield block("gradient_like", most, plain + fast, ("float64",))
         yield block("gradient_like", most, ["pysubmod"], ("float32", "bfloat16", "float16"))
         yield block("gradient_like", most, many)
         yield block("gaussian", most, (ours + extra + peers if everything else ours + fast) + list(FLOORS))
-        for kind in FAMILIES[1:] if everything or not large else ():
+        for kind in FAMILIES[1:] if not large else ():
             yield block(kind, most, plain)
 
 

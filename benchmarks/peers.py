@@ -219,11 +219,11 @@ COMPETITORS = {
     "lstsq refits": Competitor(lstsq_refits, most=STEPWISE),
 }
 for _route in ("plain", "draft", "gram"):
-    _reads = {"gram": "gram"}.get(_route, "")
-    COMPETITORS[f"pysubmod, route={_route}"] = Competitor(pysubmod_free(route=_route), reads=_reads, exact=False)
-    COMPETITORS[f"pysubmod, 256 groups, route={_route}"] = Competitor(
-        pysubmod_grouped(nonneg=False, route=_route), solves="many", reads=_reads, exact=False
-    )
+    _more = {"reads": "gram", "most": MIDDLE} if _route == "gram" else {"reads": ""}
+    COMPETITORS[f"pysubmod, route={_route}"] = Competitor(pysubmod_free(route=_route), exact=False, **_more)
+COMPETITORS["pysubmod, 256 groups, route=plain"] = Competitor(
+    pysubmod_grouped(nonneg=False, route="plain"), solves="many", reads="", exact=False
+)
 
 # The distribution whose version the report gives.
 PACKAGES = {
