@@ -245,10 +245,10 @@ def main():
             for block in plan(args.sizes or (("s1", "s2") if args.quick else SIZES), args.quick, args.all):
                 report["blocks"].append(found := bench.run(block))
                 print(peer_report.block_text(found), flush=True)
+                report["seconds"] = time.time() - started
+                args.output.write_text(json.dumps(report, indent=1), encoding="utf-8")
         finally:
             bench.close()
-    report["seconds"] = time.time() - started
-    args.output.write_text(json.dumps(report, indent=1), encoding="utf-8")
     args.output.with_suffix(".md").write_text(peer_report.markdown(report), encoding="utf-8")
     print(f"{args.output} and .md, after {report['seconds']:.0f} s")
 

@@ -12,8 +12,6 @@ from pathlib import Path
 
 from floors import computed
 
-LABELS = {"same": "yes", "nothing": "not checked"}
-
 
 def agreement_text(picks):
     """ "yes", or how far the order is that of float64 and how many picks are in common."""
@@ -35,10 +33,10 @@ def best_peer(block):
     return min(peers, key=lambda row: row["median"], default=None)
 
 
-def advantage(block):
-    """How many times as fast as the fastest peer pysubmod is: the median over rounds, or None."""
+def advantage_text(block):
+    """How many times as fast as the fastest peer pysubmod is, the median over rounds, and who that is."""
     best = best_peer(block)
-    return best and best["ratio"]
+    return f"**{best['ratio']:.2f}** ({best['name']})" if best and best["ratio"] is not None else ""
 
 
 def block_text(block):
@@ -136,8 +134,8 @@ def _matrix(blocks):
     for label in labels:
         rows = [next((r for r in block["entries"] if _label(r, several) == label), None) for block in blocks]
         lines.append(f"| {label} | " + " | ".join(_cell(row) for row in rows) + " |")
-    if any(best_peer(block) for block in blocks):
-        cells = [f"**{advantage(b):.2f}** ({best_peer(b)['name']})" if best_peer(b) else "" for b in blocks]
+    cells = [advantage_text(block) for block in blocks]
+    if any(cells):
         lines.append("| pysubmod against the fastest peer | " + " | ".join(cells) + " |")
     return lines
 

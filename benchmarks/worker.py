@@ -59,7 +59,7 @@ def _serve(pipe, name, threads):
             except Exception as error:
                 last = traceback.extract_tb(error.__traceback__)[-1]
                 text = f"{type(error).__name__}: {str(error).strip() or 'no message'} ({last.name})"
-                pipe.send({"error": text.replace("\n", " ")[:300]})
+                pipe.send({"error": text.replace("\n", " ")[:200]})
 
 
 class _Competitor:
