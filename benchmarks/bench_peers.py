@@ -1,6 +1,6 @@
 """Orthogonal matching pursuit against its peers, interleaved, with the machine's limits and floors beside.
 
-    python benchmarks/bench_peers.py                 everything, about ten minutes
+    python benchmarks/bench_peers.py                 everything, ten minutes or a little more
     python benchmarks/bench_peers.py s1 s2           these sizes alone
     python benchmarks/bench_peers.py --quick         s1 and s2, two rounds, gradient-like rows
 
@@ -47,6 +47,7 @@ class Bench:
 
     def __init__(self, folder, args):
         self.folder, self.args = folder, args
+        self.deadline = time.monotonic() + 60 * args.minutes
         self.workers = {}
         self.problem, self.truths = None, {}
 
@@ -124,7 +125,8 @@ class Bench:
                 row["error"] = self._load(block, row, competitor)
         seconds = self.args.seconds * (1.0 if len(rows) > 8 else 0.3)
         started, count = time.perf_counter(), 0
-        while count < self.args.rounds and (count < MIN_ROUNDS or time.perf_counter() - started < seconds):
+        most = self.args.rounds if time.monotonic() < self.deadline else 1
+        while count < most and (count < MIN_ROUNDS or time.perf_counter() - started < seconds):
             for row in rows.values():
                 first = row["runs"].get(0, {}).get("seconds", 0.0)
                 if row["error"] is None and (count == 0 or first < self.args.patience):
@@ -223,6 +225,7 @@ def main():
     parser.add_argument("--all", action="store_true", help="run everybody and every family at every size: an hour")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=8.0, help="no round but the first three starts later")
+    parser.add_argument("--minutes", type=float, default=10.0, help="blocks that start later are run for one round")
     parser.add_argument("--patience", type=float, default=8.0, help="run once who takes longer")
     parser.add_argument("--limit", type=float, default=120.0, help="seconds a single solve may take")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS / "peers.json")

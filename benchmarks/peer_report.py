@@ -130,7 +130,10 @@ def _matrix(blocks):
     """Competitors down, sizes across."""
     several = len({row["storage"] for row in blocks[0]["entries"]}) > 1
     labels = list(dict.fromkeys(_label(row, several) for block in blocks for row in block["entries"]))
-    lines = ["| | " + " | ".join(block["size"] for block in blocks) + " |", "|---" * (len(blocks) + 1) + "|"]
+    lines = [
+        "| | " + " | ".join(f"{b['size']}, {b['rounds']} rounds" for b in blocks) + " |",
+        "|---" * (len(blocks) + 1) + "|",
+    ]
     for label in labels:
         rows = [next((r for r in block["entries"] if _label(r, several) == label), None) for block in blocks]
         lines.append(f"| {label} | " + " | ".join(_cell(row) for row in rows) + " |")
