@@ -11,7 +11,7 @@ SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc bindings -na
 CXX_FILES = $(shell find csrc bindings tests/cpp -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 
 .DELETE_ON_ERROR:
-.PHONY: help build demo test test-py test-cpp sanitize lint format bench docs-pictures clean
+.PHONY: help build demo test test-py test-cpp sanitize lint format bench bench-speed docs-pictures clean
 
 help:
 	@echo "make demo      build, then run the demo on real gradients; writes demo.png"
@@ -19,7 +19,7 @@ help:
 	@echo "make test-cpp  the C++ tests alone;  make test-py  the Python tests alone"
 	@echo "make sanitize  the C++ tests under the address, undefined-behaviour and thread sanitizers"
 	@echo "make lint      ruff, mypy and clang-format, changing nothing;  make format  applies the formatters"
-	@echo "make bench     the benchmarks"
+	@echo "make bench     the benchmarks;  make bench-speed  those of speed alone: peers, modes, scaling (15 minutes)"
 	@echo "make docs-pictures  the pictures and tables of docs/, measured again"
 	@echo "make build     the package, editable, in $(VENV)"
 	@echo "make clean     remove everything that was built, $(VENV) included"
@@ -52,6 +52,9 @@ format: $(VENV)/.tools
 
 bench: build $(VENV)/.tools
 	set -e; for script in benchmarks/bench_*.py; do $(BIN)/python $$script; done
+
+bench-speed: build $(VENV)/.tools
+	set -e; for name in peers modes scaling; do $(BIN)/python benchmarks/bench_$$name.py; done
 
 docs-pictures: build $(VENV)/.tools
 	$(BIN)/python docs/make_pictures.py

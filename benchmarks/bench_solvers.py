@@ -13,14 +13,13 @@ results/solvers.md (the certified share of the main methods, a line a problem).
 from __future__ import annotations
 
 import argparse
-import contextlib
 import csv
 import glob
 import os
-import platform
 import time
 from pathlib import Path
 
+import machine
 import numpy as np
 from problems import FAMILIES, family, real
 
@@ -32,14 +31,6 @@ RESULTS = Path(__file__).resolve().parent / "results"
 MAIN = ("omp", "omp-normalized", "greedy", "partition-sel", "swap", "best")  # columns of the table
 RIDGES = (1e-4, 1e-2, 1e-1)
 PER_GROUP = {64: (1, 2, 4), 256: (1, 2, 4, 8), 0: (1, 8)}  # picks a group by size of the pool; 0 stands for all rows
-
-
-def machine():
-    """The processor and how many cores of it this process may use."""
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
-        name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
-    return f"{name}, {len(os.sched_getaffinity(0))} cores"
 
 
 def pool(groups, size):
@@ -148,7 +139,7 @@ def main():
             )
     known = [name for name in MAIN if name in pysubmod.available_methods()]
     text = summary(table, known)
-    head = f"# Solvers\n\nShare of the certified upper bound ({machine()}, pysubmod {pysubmod.__version__}, "
+    head = f"# Solvers\n\nShare of the certified upper bound ({machine.name()}, pysubmod {pysubmod.__version__}, "
     head += f"`python benchmarks/bench_solvers.py{' --quick' if args.quick else ''}`, {args.time_limit:g} s a proof).\n"
     (args.output / "solvers.md").write_text(f"{head}\n{text}\n", encoding="utf-8")
     print(f"\n{text}\n\n{len(table)} problems, {time.perf_counter() - started:.0f} s; see {args.output}")
