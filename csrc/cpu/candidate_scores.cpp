@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <numeric>
 #include <queue>
 #include <string>
 #include <unordered_set>
@@ -12,8 +13,12 @@
 
 namespace pysubmod::cpu {
 namespace {
-constexpr double kNever = -std::numeric_limits<double>::infinity();
-}
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr double kNever = -kInfinity;
+constexpr std::size_t kBlock = 8;  // what the compiler makes vectors of
+
+constexpr std::size_t whole_blocks(std::size_t n) { return (n + kBlock - 1) / kBlock * kBlock; }
+}  // namespace
 
 void CandidateScores::reset(std::vector<double> c, std::vector<double> diagonal, double target_norm,
                             const Options& options, double rank_tolerance) {
@@ -44,7 +49,10 @@ void CandidateScores::reset(std::vector<double> c, std::vector<double> diagonal,
 
 void CandidateScores::restart() {
     const std::size_t n = c_.size();
-    g_ = c_;
+    g_.assign(whole_blocks(n), 0.0);
+    std::copy(c_.begin(), c_.end(), g_.begin());
+    open_root_.assign(whole_blocks(n), kInfinity);
+    open_is_stale_ = true;
     scale_ = first_scale_;
     ++round_;
     marks_.assign(n, Mark::none);
@@ -58,12 +66,14 @@ void CandidateScores::restart() {
 
 void CandidateScores::mark(Index i, Mark mark) {
     marks_[at(i)] = mark;
+    open_root_[at(i)] = kInfinity;
+    if (mark == Mark::none) open_is_stale_ = true;
     if (mark == Mark::barred) barred_.push_back(i);
 }
 
 void CandidateScores::clear_barred() {
     for (const Index i : barred_)
-        if (marks_[at(i)] == Mark::barred) marks_[at(i)] = Mark::none;
+        if (marks_[at(i)] == Mark::barred) mark(i, Mark::none);
     barred_.clear();
 }
 
@@ -104,9 +114,90 @@ void CandidateScores::check_finite(std::size_t i) const {
                               " is no longer finite; it must not change during a solve");
 }
 
-Best CandidateScores::best(const PartitionMatroid& matroid, Ask ask) {
+// Which rows may be picked now.
+void CandidateScores::follow(const PartitionMatroid& matroid) {
+    group_open_.resize(at(matroid.n_groups()));
+    for (std::size_t p = 0; p < group_open_.size(); ++p) {
+        const char open = matroid.budget_left(static_cast<std::int32_t>(p)) > 0;
+        open_is_stale_ = open_is_stale_ || open != group_open_[p];
+        group_open_[p] = open;
+    }
+    if (!open_is_stale_) return;
+    for (std::size_t i = 0; i < c_.size(); ++i)
+        open_root_[i] = marks_[i] == Mark::none && matroid.may_take(static_cast<Index>(i)) ? root_[i] : kInfinity;
+    open_is_stale_ = false;
+}
+
+void CandidateScores::check_open_rows() const {
+    for (std::size_t i = 0; i < c_.size(); ++i)
+        if (open_root_[i] < kInfinity) check_finite(i);
+}
+
+// improving_score and unit without branches, a block at a time: the lowest row that rounding cannot tell from the best,
+// or the number of rows if none helps. With root = infinity no h is above the bar.
+template <bool Nonneg, bool Normalized>
+std::size_t CandidateScores::first_of_the_best() {
+    const double bar = kScoreTolerance * scale_;
+    const auto bounds = [&](std::size_t i, bool& helps, double& slack) {
+        const double h = Nonneg ? g_[i] : std::abs(g_[i]);
+        helps = h > bar * open_root_[i];
+        slack = kScoreTolerance * (Normalized ? scale_ : scale_ * open_root_[i]);
+        return Normalized ? h / open_root_[i] : h;
+    };
+    double lane[kBlock], zero[kBlock] = {};
+    std::fill(lane, lane + kBlock, kNever);
+    for (std::size_t begin = 0; begin < g_.size(); begin += kBlock)
+        for (std::size_t l = 0; l < kBlock; ++l) {
+            bool helps;
+            double slack;
+            const double score = bounds(begin + l, helps, slack);
+            const double surely = helps ? score - slack : kNever;
+            lane[l] = surely > lane[l] ? surely : lane[l];
+            zero[l] += 0.0 * g_[begin + l];
+        }
+    const double surely = *std::max_element(lane, lane + kBlock);
+    if (std::accumulate(zero, zero + kBlock, 0.0) != 0.0) check_open_rows();  // infinity or NaN, somewhere
+    if (surely == kNever) return c_.size();
+    for (std::size_t begin = 0;; begin += kBlock) {
+        bool any = false;
+        for (std::size_t l = 0; l < kBlock; ++l) {
+            bool helps;
+            double slack;
+            const double score = bounds(begin + l, helps, slack);
+            any |= helps & (score + slack >= surely);
+        }
+        if (!any) continue;
+        for (std::size_t i = begin;; ++i) {
+            bool helps;
+            double slack;
+            const double score = bounds(i, helps, slack);
+            if (helps && score + slack >= surely) return i;
+        }
+    }
+}
+
+Best CandidateScores::best_improving(const PartitionMatroid& matroid) {
+    follow(matroid);
     Best best;
-    const std::size_t n = g_.size();
+    for (const Index i : barred_) {
+        if (marks_[at(i)] != Mark::barred || !matroid.may_take(i)) continue;
+        check_finite(at(i));
+        best.saw_barred = true;
+    }
+    const bool normalized = rule_ == Rule::normalized;
+    const std::size_t i = nonneg_ ? normalized ? first_of_the_best<true, true>() : first_of_the_best<true, false>()
+                          : normalized ? first_of_the_best<false, true>()
+                                       : first_of_the_best<false, false>();
+    if (i == c_.size()) return best;
+    best.index = static_cast<Index>(i);
+    best.correlation = g_[i];
+    return best;
+}
+
+Best CandidateScores::best(const PartitionMatroid& matroid, Ask ask) {
+    if (ask == Ask::improving && rule_ != Rule::greedy) return best_improving(matroid);
+    Best best;
+    const std::size_t n = c_.size();
     double surely = kNever;  // the best score is at least this
     for (std::size_t i = 0; i < n; ++i) {
         score_[i] = kNever;
@@ -172,7 +263,7 @@ void append_best(std::vector<Ranked>::iterator begin, std::vector<Ranked>::itera
 Shortlist CandidateScores::shortlist(const PartitionMatroid& matroid, Ask ask) const {
     Shortlist list;
     std::vector<Ranked> ranked;
-    for (std::size_t i = 0; i < g_.size(); ++i) {
+    for (std::size_t i = 0; i < c_.size(); ++i) {
         const auto row = static_cast<Index>(i);
         if (marks_[i] == Mark::selected || !matroid.may_take(row)) continue;
         check_finite(i);

@@ -70,7 +70,12 @@ class GrowingCholesky {
             double* target = packed_.data() + (i - 1) * i / 2;
             for (std::size_t p = 0; p < i; ++p) target[p] = scratch_[p];
         }
-        --size_;
+        shrink(size_ - 1);
+    }
+
+    // Forgets the rows that came last; the first `size` stay.
+    void shrink(std::size_t size) {
+        size_ = size;
         packed_.resize(size_ * (size_ + 1) / 2);
     }
 
