@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <functional>
-#include <numeric>
 #include <queue>
 #include <string>
 #include <unordered_set>
@@ -15,7 +15,19 @@ namespace pysubmod::cpu {
 namespace {
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kNever = -kInfinity;
-constexpr std::size_t kBlock = 8;  // what the compiler makes vectors of
+constexpr std::size_t kBlock = 8;
+
+typedef double Pair __attribute__((vector_size(16)));  // every processor has it
+inline Pair both(double x) { return Pair{x, x}; }
+inline Pair load(const double* p) {
+    Pair pair;
+    std::memcpy(&pair, p, sizeof pair);
+    return pair;
+}
+inline Pair magnitude(Pair x) {
+    typedef std::int64_t Bits __attribute__((vector_size(16)));
+    return (Pair)((Bits)x & std::numeric_limits<std::int64_t>::max());  // without the sign
+}
 
 constexpr std::size_t whole_blocks(std::size_t n) { return (n + kBlock - 1) / kBlock * kBlock; }
 }  // namespace
@@ -123,8 +135,11 @@ void CandidateScores::follow(const PartitionMatroid& matroid) {
         group_open_[p] = open;
     }
     if (!open_is_stale_) return;
-    for (std::size_t i = 0; i < c_.size(); ++i)
-        open_root_[i] = marks_[i] == Mark::none && matroid.may_take(static_cast<Index>(i)) ? root_[i] : kInfinity;
+    for (std::size_t i = 0; i < c_.size(); ++i) {
+        const auto row = static_cast<Index>(i);
+        const bool open = group_open_[at(matroid.group(row))] && matroid.is_candidate(row) && marks_[i] == Mark::none;
+        open_root_[i] = open ? root_[i] : kInfinity;
+    }
     open_is_stale_ = false;
 }
 
@@ -133,46 +148,46 @@ void CandidateScores::check_open_rows() const {
         if (open_root_[i] < kInfinity) check_finite(i);
 }
 
-// improving_score and unit without branches, a block at a time: the lowest row that rounding cannot tell from the best,
-// or the number of rows if none helps. With root = infinity no h is above the bar.
+// improving_score less and plus what rounding may be of it (unit), without branches, two rows at a time: kNever and
+// infinity where a row does not help. With root = infinity no height is above the bar.
 template <bool Nonneg, bool Normalized>
-std::size_t CandidateScores::first_of_the_best() {
-    const double bar = kScoreTolerance * scale_;
-    const auto bounds = [&](std::size_t i, bool& helps, double& slack) {
-        const double h = Nonneg ? g_[i] : std::abs(g_[i]);
-        helps = h > bar * open_root_[i];
-        slack = kScoreTolerance * (Normalized ? scale_ : scale_ * open_root_[i]);
-        return Normalized ? h / open_root_[i] : h;
-    };
-    double lane[kBlock], zero[kBlock] = {};
-    std::fill(lane, lane + kBlock, kNever);
-    for (std::size_t begin = 0; begin < g_.size(); begin += kBlock)
-        for (std::size_t l = 0; l < kBlock; ++l) {
-            bool helps;
-            double slack;
-            const double score = bounds(begin + l, helps, slack);
-            const double surely = helps ? score - slack : kNever;
-            lane[l] = surely > lane[l] ? surely : lane[l];
-            zero[l] += 0.0 * g_[begin + l];
+struct CandidateScores::PairOfScores {
+    Pair less, plus;
+    PairOfScores(const double* g, const double* open_root, double scale) {
+        const Pair height = Nonneg ? load(g) : magnitude(load(g)), root = load(open_root);
+        const auto helps = height > kScoreTolerance * scale * root;
+        const Pair score = Normalized ? height / root : height;
+        const Pair slack = Normalized ? both(kScoreTolerance * scale) : kScoreTolerance * (scale * root);
+        less = helps ? score - slack : both(kNever);
+        plus = helps ? score + slack : both(kNever);
+    }
+};
+
+// The lowest row that rounding cannot tell from the best, or the number of rows if none helps.
+template <bool Nonneg, bool Normalized>
+std::size_t CandidateScores::first_of_the_best() const {
+    using Scores = PairOfScores<Nonneg, Normalized>;
+    constexpr std::size_t kPairs = kBlock / 2;
+    const double *g = g_.data(), *root = open_root_.data();
+    Pair lane[kPairs], zero[kPairs] = {};
+    std::fill(lane, lane + kPairs, both(kNever));
+    for (std::size_t i = 0; i < g_.size(); i += kBlock)
+        for (std::size_t l = 0; l < kPairs; ++l) {
+            const Pair less = Scores(g + i + 2 * l, root + i + 2 * l, scale_).less;
+            lane[l] = less > lane[l] ? less : lane[l];
+            zero[l] += 0.0 * load(g + i + 2 * l);
         }
-    const double surely = *std::max_element(lane, lane + kBlock);
-    if (std::accumulate(zero, zero + kBlock, 0.0) != 0.0) check_open_rows();  // infinity or NaN, somewhere
+    double surely = kNever, zeros = 0.0;
+    for (std::size_t l = 0; l < kPairs; ++l) {
+        surely = std::max({surely, lane[l][0], lane[l][1]});
+        zeros += zero[l][0] + zero[l][1];
+    }
+    if (zeros != 0.0) check_open_rows();  // infinity or NaN somewhere
     if (surely == kNever) return c_.size();
-    for (std::size_t begin = 0;; begin += kBlock) {
-        bool any = false;
-        for (std::size_t l = 0; l < kBlock; ++l) {
-            bool helps;
-            double slack;
-            const double score = bounds(begin + l, helps, slack);
-            any |= helps & (score + slack >= surely);
-        }
-        if (!any) continue;
-        for (std::size_t i = begin;; ++i) {
-            bool helps;
-            double slack;
-            const double score = bounds(i, helps, slack);
-            if (helps && score + slack >= surely) return i;
-        }
+    for (std::size_t i = 0;; i += 2) {
+        const Pair plus = Scores(g + i, root + i, scale_).plus;
+        if (plus[0] >= surely) return i;
+        if (plus[1] >= surely) return i + 1;
     }
 }
 

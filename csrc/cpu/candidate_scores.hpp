@@ -56,7 +56,9 @@ class CandidateScores {
     void follow(const PartitionMatroid& matroid);
     Best best_improving(const PartitionMatroid& matroid);
     template <bool Nonneg, bool Normalized>
-    std::size_t first_of_the_best();
+    struct PairOfScores;
+    template <bool Nonneg, bool Normalized>
+    std::size_t first_of_the_best() const;
 
     Rule rule_ = Rule::omp;
     bool signed_ranking_ = false;

@@ -204,7 +204,10 @@ class Refit {
     }
     void remember() {
         State& state = remembered_[n_remembered_++];
-        state.w = w_, state.g = g_, state.forward = forward_, state.active = active_;
+        copy_into(state.w, w_);
+        copy_into(state.g, g_);
+        copy_into(state.forward, forward_);
+        copy_into(state.active, active_);
         state.factor.reset();
     }
     const State& last_remembered() const { return remembered_[n_remembered_ - 1]; }
@@ -212,7 +215,7 @@ class Refit {
     void go_back() {
         State& state = remembered_[--n_remembered_];
         for (const std::size_t m : active_) place_[m] = kInactive;
-        w_ = state.w, g_ = state.g, forward_ = state.forward, active_ = state.active;
+        w_.swap(state.w), g_.swap(state.g), forward_.swap(state.forward), active_.swap(state.active);
         for (std::size_t p = 0; p < active_.size(); ++p) place_[active_[p]] = p;
         if (state.factor) factor_ = *std::move(state.factor);
         factor_.shrink(active_.size());
@@ -298,7 +301,7 @@ class Refit {
 
     // The optimum over the active members, signs apart.
     void set_target() {
-        target_ = forward_;
+        copy_into(target_, forward_);
         factor_.solve_upper(target_);
     }
 
