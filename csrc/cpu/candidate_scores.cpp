@@ -200,7 +200,7 @@ Best CandidateScores::best_improving(const PartitionMatroid& matroid) {
         best.saw_barred = true;
     }
     const bool normalized = rule_ == Rule::normalized;
-    const std::size_t i = nonneg_ ? normalized ? first_of_the_best<true, true>() : first_of_the_best<true, false>()
+    const std::size_t i = nonneg_      ? normalized ? first_of_the_best<true, true>() : first_of_the_best<true, false>()
                           : normalized ? first_of_the_best<false, true>()
                                        : first_of_the_best<false, false>();
     if (i == c_.size()) return best;

@@ -20,8 +20,8 @@ class CandidateScores {
     double linear(Index i) const { return c_[at(i)]; }
     double diagonal(Index i) const { return diagonal_[at(i)]; }
 
-    // Forgets marks, weights and all that `lower_schur` and `set_exact` said. Until the next restart `best` must be asked
-    // with the same candidates and groups; only budgets may change.
+    // Forgets marks, weights and all that `lower_schur` and `set_exact` said. Until the next restart `best` must be
+    // asked with the same candidates and groups; only budgets may change.
     void restart();
     void mark(Index i, Mark mark);
     void clear_barred();
@@ -66,7 +66,7 @@ class CandidateScores {
     double rank_tolerance_ = kRankTolerance;
     double first_scale_ = 0.0, scale_ = 0.0;
     std::vector<double> c_, diagonal_, root_;  // root = sqrt(C_ii)
-    std::vector<double> g_;  // with zeros up to a whole number of blocks
+    std::vector<double> g_;                    // with zeros up to a whole number of blocks
     std::vector<double> score_;
     std::vector<Mark> marks_;
     std::vector<Index> barred_;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <string>
 
 #include "pysubmod/error.hpp"
@@ -61,18 +60,6 @@ void GramSource::check(Index i) {
     kernels_.accumulate(rows, 1, zeros_.data(), n_, lanes);
     if (join_lanes(lanes) != 0.0) throw_not_finite(i);  // zero times NaN or infinity
     is_checked_[at(i)] = 1;
-}
-
-double GramSource::entry(Index i, Index j) const {
-    const std::byte* from = row(i) + at(j) * item_size(gram_.storage);
-    if (gram_.storage == Storage::float64) {
-        double x;
-        std::memcpy(&x, from, sizeof x);
-        return x;
-    }
-    float x;
-    std::memcpy(&x, from, sizeof x);
-    return static_cast<double>(x);
 }
 
 void GramSource::gram_row(Index i, std::span<const Index> members, std::span<double> out) {

@@ -1,6 +1,7 @@
 // A Gram matrix K and a linear term c, given instead of the rows.
 #pragma once
 
+#include <cstring>
 #include <span>
 #include <vector>
 
@@ -57,7 +58,17 @@ class GramSource {
 
   private:
     const std::byte* row(Index i) const { return gram_.data + i * gram_.row_stride; }
-    double entry(Index i, Index j) const;
+    double entry(Index i, Index j) const {
+        const std::byte* from = row(i) + j * static_cast<Index>(item_size(gram_.storage));
+        if (gram_.storage == Storage::float64) return read<double>(from);
+        return static_cast<double>(read<float>(from));
+    }
+    template <class Number>
+    static Number read(const std::byte* from) {
+        Number x;
+        std::memcpy(&x, from, sizeof x);
+        return x;
+    }
     double checked_diagonal(Index i) const;
     void check(Index i);
     void learn(std::span<const Index> members);

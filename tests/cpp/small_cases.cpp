@@ -21,12 +21,13 @@ struct Case {
 std::vector<Case> all_cases() {
     std::vector<Case> cases;
     const auto add = [&](const char* what, std::size_t n, std::size_t d, Index k, bool gram, bool nonneg, Rule rule) {
-        cases.push_back({std::string(what) + (nonneg ? "-nonneg-" : "-free-") + std::to_string(n) + "-k" +
-                             std::to_string(k),
-                         n, d, k, gram, nonneg, rule});
+        cases.push_back(
+            {std::string(what) + (nonneg ? "-nonneg-" : "-free-") + std::to_string(n) + "-k" + std::to_string(k), n, d,
+             k, gram, nonneg, rule});
     };
     for (const bool nonneg : {false, true}) {
-        for (const std::size_t n : {64, 256, 1024}) add("gram", n, n, static_cast<Index>(n) / 8, true, nonneg, Rule::omp);
+        for (const std::size_t n : {64, 256, 1024})
+            add("gram", n, n, static_cast<Index>(n) / 8, true, nonneg, Rule::omp);
         add("gram-normalized", 256, 256, 32, true, nonneg, Rule::normalized);
         add("gram-greedy", 256, 256, 32, true, nonneg, Rule::greedy);
         add("rows", 256, 1024, 32, false, nonneg, Rule::omp);
