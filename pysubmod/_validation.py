@@ -322,7 +322,7 @@ def as_scalar(name: str, value: Any, *, minimum: float = -math.inf) -> float:
 
 def is_integer(value: object) -> bool:
     """Whether `value` is one integer, of Python or NumPy; a boolean or a time span is none."""
-    return type(value) is int or isinstance(value, numbers.Integral) and not isinstance(value, (bool, np.timedelta64))
+    return type(value) is int or (isinstance(value, numbers.Integral) and not isinstance(value, (bool, np.timedelta64)))
 
 
 def as_norm(name: str, value: Any) -> float:

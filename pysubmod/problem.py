@@ -81,8 +81,8 @@ class GradientMatching:
         Parameters
         ----------
         K : (n, n) array, float32 or float64
-            Finite, symmetric, positive semidefinite. Without a ridge, a direction that K cannot see and c rewards makes the
-            objective infinite; that is an error when a solver meets it.
+            Finite, symmetric, positive semidefinite. Without a ridge, a direction that K cannot see and c rewards
+            makes the objective infinite; that is an error when a solver meets it.
         c : (n,) array
             ``G t``, before the tilt.
         ridge, nonneg, tilt
