@@ -57,4 +57,13 @@ inline RowBlock rows_of(const py::array& array) {
             storage_of(array)};
 }
 
+// A Gram matrix: as many columns as rows, which are contiguous.
+inline RowBlock gram_of(const py::array& array) {
+    const RowBlock gram = rows_of(array);
+    const bool contiguous = array.shape(1) <= 1 || array.strides(1) == array.itemsize();
+    if (array.shape(1) != gram.rows || !contiguous || array.itemsize() < 4)
+        throw std::invalid_argument("K must be (n, n), float32 or float64, with contiguous rows");
+    return gram;
+}
+
 }  // namespace pysubmod::bindings

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "arrays.hpp"
+#include "cpu/gram_check.hpp"
 #include "pysubmod/error.hpp"
 
 namespace {
@@ -137,13 +138,11 @@ Problem problem_of(const py::list& blocks, std::span<const double> vector, bool 
         return problem;
     }
     if (problem.rows.size() != 1) throw std::invalid_argument("one Gram matrix expected");
-    problem.gram = problem.rows[0];
     problem.rows.clear();
+    problem.gram = gram_of(py::cast<py::array>(blocks[0]));
     problem.linear = vector;
     problem.target_norm = target_norm;
-    const auto k = py::cast<py::array>(blocks[0]);
-    if (k.shape(0) != length || k.shape(1) != length || (k.shape(1) > 1 && k.strides(1) != k.itemsize()))
-        throw std::invalid_argument("K must be (n, n) with contiguous rows, n = len(linear)");
+    if (problem.gram.rows != length) throw std::invalid_argument("K must be (n, n) with n = len(linear)");
     return problem;
 }
 
@@ -234,6 +233,13 @@ py::dict evaluate(const py::list& blocks, const Array<double>& vector, bool is_g
     return out;
 }
 
+// Takes what `from_gram` made of K: square, float32 or float64, contiguous rows.
+std::optional<std::pair<Index, Index>> gram_fault(const py::array& k, double tolerance) {
+    const RowBlock gram = gram_of(k);
+    const py::gil_scoped_release release;
+    return cpu::gram_fault(gram, tolerance);
+}
+
 py::dict build_info() {
     py::dict info;
 #if defined(__clang__)
@@ -258,5 +264,6 @@ PYBIND11_MODULE(_core, module, py::mod_gil_not_used()) {
                py::arg("callback"));
     module.def("evaluate", &evaluate, py::arg("blocks"), py::arg("vector"), py::arg("is_gram"), py::arg("target_norm"),
                py::arg("members").noconvert(), py::arg("with_gains"), py::arg("options"), py::arg("n_threads"));
+    module.def("gram_fault", &gram_fault, py::arg("k"), py::arg("tolerance"));
     module.def("build_info", &build_info);
 }

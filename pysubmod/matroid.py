@@ -63,7 +63,9 @@ class PartitionMatroid:
 
     @classmethod
     def _cardinality(cls, n: int, budget: Any) -> PartitionMatroid:
-        return cls._masked(np.zeros(n, np.int64), {0: as_budget("budgets", budget)}, None)
+        matroid = cls.__new__(cls)
+        matroid._put((0,), np.zeros(n, np.int32), [as_budget("budgets", budget)])
+        return matroid
 
     def _set(self, groups: npt.NDArray[Any], budgets: Any, mask: npt.NDArray[np.bool_] | None) -> None:
         present, codes = np.unique(groups, return_inverse=True)
@@ -72,11 +74,15 @@ class PartitionMatroid:
         _check_labels(names, given, codes if mask is None else codes[mask])
         labels = _sorted_labels({*names, *given})
         place = {label: p for p, label in enumerate(labels)}
-        self.n = len(groups)
-        self.labels: tuple[Label, ...] = tuple(labels)
         to_place = np.array([place[name] for name in names], dtype=np.int32)
-        self.codes: npt.NDArray[np.int32] = to_place[codes.reshape(-1)] if names else np.empty(0, np.int32)
-        self.budgets: npt.NDArray[np.int64] = np.array([given.get(label, 0) for label in labels], dtype=np.int64)
+        own_codes = to_place[codes.reshape(-1)] if names else np.empty(0, np.int32)
+        self._put(tuple(labels), own_codes, [given.get(label, 0) for label in labels])
+
+    def _put(self, labels: tuple[Label, ...], codes: npt.NDArray[np.int32], budgets: list[int]) -> None:
+        self.n = len(codes)
+        self.labels = labels
+        self.codes = codes
+        self.budgets: npt.NDArray[np.int64] = np.array(budgets, dtype=np.int64)
         self.sizes: npt.NDArray[np.int64] = np.bincount(self.codes, minlength=len(labels)).astype(np.int64)
         for array in (self.codes, self.budgets, self.sizes):
             array.setflags(write=False)
@@ -182,8 +188,7 @@ def _budgets_by_label(budgets: Any, names: list[Label]) -> dict[Label, int]:
 
 
 def _check_labels(names: list[Label], given: dict[Label, int], codes: npt.NDArray[np.int64]) -> None:
-    used = set(np.unique(codes).tolist())
-    missing = [name for p, name in enumerate(names) if p in used and name not in given]
+    missing = [name for p, name in enumerate(names) if name not in given and (codes == p).any()]
     if missing:
         hint = ""
         texts = {label if isinstance(label, str) else shown(label) for label in given}

@@ -81,8 +81,8 @@ class GradientMatching:
         Parameters
         ----------
         K : (n, n) array, float32 or float64
-            Symmetric positive semidefinite. Without a ridge, a direction that K cannot see and c rewards makes the
-            objective infinite; that is an error when a solver meets it.
+            Finite, symmetric, positive semidefinite. Without a ridge, a direction that K cannot see and c rewards
+            makes the objective infinite; that is an error when a solver meets it.
         c : (n,) array
             ``G t``, before the tilt.
         ridge, nonneg, tilt
@@ -92,6 +92,7 @@ class GradientMatching:
         """
         problem = cls.__new__(cls)
         gram, linear = as_gram(K, c)
+        _check_gram(gram)
         n = gram.shape[0]
         problem._rows = Rows((gram,), gram.dtype.name, (n, n))
         problem._vector = linear
@@ -179,3 +180,15 @@ class GradientMatching:
     def __repr__(self) -> str:
         what = f"K {self._rows.dtype}" if self._is_gram else f"d={self.d} {self._rows.dtype}"
         return f"GradientMatching(n={self.n}, {what}, ridge={self.ridge:g}, nonneg={self.nonneg}, tilt={self.tilt:g})"
+
+
+def _check_gram(k: npt.NDArray[Any]) -> None:
+    """Refuse a K with NaN or infinity, or one that is not symmetric (up to 1e-5 or 1e-10 of sqrt(K_ii K_jj))."""
+    fault = core.gram_fault(k, 1e-5 if k.dtype == np.float32 else 1e-10)
+    if fault is None:
+        return
+    i, j = fault
+    for row, column in ((i, j), (j, i)):
+        if not np.isfinite(k[row, column]):
+            raise ValueError(f"K: row {row} contains NaN or infinity; leave such a candidate out of K and c")
+    raise ValueError(f"K: not symmetric: K[{i}, {j}] = {k[i, j]} but K[{j}, {i}] = {k[j, i]}")

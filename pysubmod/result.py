@@ -273,9 +273,18 @@ class Selection:
             raise ValueError(f"path: {name!r} is a damaged selection file ({error!r})") from None
 
     def _made_from(
-        self, problem: GradientMatching, matroid: PartitionMatroid, candidates: npt.NDArray[np.bool_] | None
+        self,
+        problem: GradientMatching,
+        matroid: PartitionMatroid,
+        candidates: npt.NDArray[np.bool_] | None,
+        method: str | None = None,
     ) -> Selection:
-        """Remember what was solved, for `certify` and `diagnose`; not saved, pickled or copied with the selection."""
+        """Remember what was solved, for `certify` and `diagnose`; not saved, pickled or copied with the selection.
+
+        A `method` is written into its `config`, first, unless it has one. For the maker of a selection alone.
+        """
+        if method is not None:
+            object.__setattr__(self, "config", {"method": method} | self.config)
         object.__setattr__(self, "_origin", (problem, matroid, candidates))
         return self
 
@@ -352,6 +361,8 @@ def _frozen_vector(name: str, values: Any, dtype: type) -> npt.NDArray[Any]:
 
 def _plain_label(label: Any) -> int | str:
     """A group label as a plain int or str (NumPy scalars come from np.unique)."""
+    if type(label) is int or type(label) is str:
+        return label
     if isinstance(label, int | np.integer) and not isinstance(label, bool):
         return int(label)
     return str(label)

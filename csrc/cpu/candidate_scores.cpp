@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <functional>
 #include <queue>
 #include <string>
@@ -12,8 +13,24 @@
 
 namespace pysubmod::cpu {
 namespace {
-constexpr double kNever = -std::numeric_limits<double>::infinity();
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr double kNever = -kInfinity;
+constexpr std::size_t kBlock = 8;
+
+typedef double Pair __attribute__((vector_size(16)));  // every processor has it
+inline Pair both(double x) { return Pair{x, x}; }
+inline Pair load(const double* p) {
+    Pair pair;
+    std::memcpy(&pair, p, sizeof pair);
+    return pair;
 }
+inline Pair magnitude(Pair x) {
+    typedef std::int64_t Bits __attribute__((vector_size(16)));
+    return (Pair)((Bits)x & std::numeric_limits<std::int64_t>::max());  // without the sign
+}
+
+constexpr std::size_t whole_blocks(std::size_t n) { return (n + kBlock - 1) / kBlock * kBlock; }
+}  // namespace
 
 void CandidateScores::reset(std::vector<double> c, std::vector<double> diagonal, double target_norm,
                             const Options& options, double rank_tolerance) {
@@ -44,7 +61,10 @@ void CandidateScores::reset(std::vector<double> c, std::vector<double> diagonal,
 
 void CandidateScores::restart() {
     const std::size_t n = c_.size();
-    g_ = c_;
+    g_.assign(whole_blocks(n), 0.0);
+    std::copy(c_.begin(), c_.end(), g_.begin());
+    open_root_.assign(whole_blocks(n), kInfinity);
+    open_is_stale_ = true;
     scale_ = first_scale_;
     ++round_;
     marks_.assign(n, Mark::none);
@@ -58,12 +78,14 @@ void CandidateScores::restart() {
 
 void CandidateScores::mark(Index i, Mark mark) {
     marks_[at(i)] = mark;
+    open_root_[at(i)] = kInfinity;
+    if (mark == Mark::none) open_is_stale_ = true;
     if (mark == Mark::barred) barred_.push_back(i);
 }
 
 void CandidateScores::clear_barred() {
     for (const Index i : barred_)
-        if (marks_[at(i)] == Mark::barred) marks_[at(i)] = Mark::none;
+        if (marks_[at(i)] == Mark::barred) mark(i, Mark::none);
     barred_.clear();
 }
 
@@ -104,9 +126,93 @@ void CandidateScores::check_finite(std::size_t i) const {
                               " is no longer finite; it must not change during a solve");
 }
 
-Best CandidateScores::best(const PartitionMatroid& matroid, Ask ask) {
+// Which rows may be picked now.
+void CandidateScores::follow(const PartitionMatroid& matroid) {
+    group_open_.resize(at(matroid.n_groups()));
+    for (std::size_t p = 0; p < group_open_.size(); ++p) {
+        const char open = matroid.budget_left(static_cast<std::int32_t>(p)) > 0;
+        open_is_stale_ = open_is_stale_ || open != group_open_[p];
+        group_open_[p] = open;
+    }
+    if (!open_is_stale_) return;
+    for (std::size_t i = 0; i < c_.size(); ++i) {
+        const auto row = static_cast<Index>(i);
+        const bool open = group_open_[at(matroid.group(row))] && matroid.is_candidate(row) && marks_[i] == Mark::none;
+        open_root_[i] = open ? root_[i] : kInfinity;
+    }
+    open_is_stale_ = false;
+}
+
+void CandidateScores::check_open_rows() const {
+    for (std::size_t i = 0; i < c_.size(); ++i)
+        if (open_root_[i] < kInfinity) check_finite(i);
+}
+
+// improving_score less and plus what rounding may be of it (unit), without branches, two rows at a time: kNever and
+// infinity where a row does not help. With root = infinity no height is above the bar.
+template <bool Nonneg, bool Normalized>
+struct CandidateScores::PairOfScores {
+    Pair less, plus;
+    PairOfScores(const double* g, const double* open_root, double scale) {
+        const Pair height = Nonneg ? load(g) : magnitude(load(g)), root = load(open_root);
+        const auto helps = height > kScoreTolerance * scale * root;
+        const Pair score = Normalized ? height / root : height;
+        const Pair slack = Normalized ? both(kScoreTolerance * scale) : kScoreTolerance * (scale * root);
+        less = helps ? score - slack : both(kNever);
+        plus = helps ? score + slack : both(kNever);
+    }
+};
+
+// The lowest row that rounding cannot tell from the best, or the number of rows if none helps.
+template <bool Nonneg, bool Normalized>
+std::size_t CandidateScores::first_of_the_best() const {
+    using Scores = PairOfScores<Nonneg, Normalized>;
+    constexpr std::size_t kPairs = kBlock / 2;
+    const double *g = g_.data(), *root = open_root_.data();
+    Pair lane[kPairs], zero[kPairs] = {};
+    std::fill(lane, lane + kPairs, both(kNever));
+    for (std::size_t i = 0; i < g_.size(); i += kBlock)
+        for (std::size_t l = 0; l < kPairs; ++l) {
+            const Pair less = Scores(g + i + 2 * l, root + i + 2 * l, scale_).less;
+            lane[l] = less > lane[l] ? less : lane[l];
+            zero[l] += 0.0 * load(g + i + 2 * l);
+        }
+    double surely = kNever, zeros = 0.0;
+    for (std::size_t l = 0; l < kPairs; ++l) {
+        surely = std::max({surely, lane[l][0], lane[l][1]});
+        zeros += zero[l][0] + zero[l][1];
+    }
+    if (zeros != 0.0) check_open_rows();  // infinity or NaN somewhere
+    if (surely == kNever) return c_.size();
+    for (std::size_t i = 0;; i += 2) {
+        const Pair plus = Scores(g + i, root + i, scale_).plus;
+        if (plus[0] >= surely) return i;
+        if (plus[1] >= surely) return i + 1;
+    }
+}
+
+Best CandidateScores::best_improving(const PartitionMatroid& matroid) {
+    follow(matroid);
     Best best;
-    const std::size_t n = g_.size();
+    for (const Index i : barred_) {
+        if (marks_[at(i)] != Mark::barred || !matroid.may_take(i)) continue;
+        check_finite(at(i));
+        best.saw_barred = true;
+    }
+    const bool normalized = rule_ == Rule::normalized;
+    const std::size_t i = nonneg_      ? normalized ? first_of_the_best<true, true>() : first_of_the_best<true, false>()
+                          : normalized ? first_of_the_best<false, true>()
+                                       : first_of_the_best<false, false>();
+    if (i == c_.size()) return best;
+    best.index = static_cast<Index>(i);
+    best.correlation = g_[i];
+    return best;
+}
+
+Best CandidateScores::best(const PartitionMatroid& matroid, Ask ask) {
+    if (ask == Ask::improving && rule_ != Rule::greedy) return best_improving(matroid);
+    Best best;
+    const std::size_t n = c_.size();
     double surely = kNever;  // the best score is at least this
     for (std::size_t i = 0; i < n; ++i) {
         score_[i] = kNever;
@@ -187,7 +293,7 @@ void append_best(std::vector<Ranked>::iterator begin, std::vector<Ranked>::itera
 Shortlist CandidateScores::shortlist(const PartitionMatroid& matroid, Ask ask) const {
     Shortlist list;
     std::vector<Ranked> ranked;
-    for (std::size_t i = 0; i < g_.size(); ++i) {
+    for (std::size_t i = 0; i < c_.size(); ++i) {
         const auto row = static_cast<Index>(i);
         if (marks_[i] == Mark::selected || !matroid.may_take(row)) continue;
         check_finite(i);

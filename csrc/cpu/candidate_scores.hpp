@@ -20,7 +20,8 @@ class CandidateScores {
     double linear(Index i) const { return c_[at(i)]; }
     double diagonal(Index i) const { return diagonal_[at(i)]; }
 
-    // Forgets marks, weights and all that `lower_schur` and `set_exact` said.
+    // Forgets marks, weights and all that `lower_schur` and `set_exact` said. Until the next restart `best` must be
+    // asked with the same candidates and groups; only budgets may change.
     void restart();
     void mark(Index i, Mark mark);
     void clear_barred();
@@ -28,7 +29,7 @@ class CandidateScores {
     Mark mark_of(Index i) const { return marks_[at(i)]; }
 
     // The correlations; a source writes them before it asks for the best.
-    std::span<double> correlations() { return g_; }
+    std::span<double> correlations() { return std::span(g_).first(c_.size()); }
     // Tolerances follow the new weights, and scores given by set_exact are forgotten.
     void weights_changed(double scale) {
         scale_ = scale;
@@ -55,6 +56,13 @@ class CandidateScores {
     double improving_score(std::size_t i) const;
     double unit(std::size_t i, Ask ask) const;
     void check_finite(std::size_t i) const;
+    void check_open_rows() const;
+    void follow(const PartitionMatroid& matroid);
+    Best best_improving(const PartitionMatroid& matroid);
+    template <bool Nonneg, bool Normalized>
+    struct PairOfScores;
+    template <bool Nonneg, bool Normalized>
+    std::size_t first_of_the_best() const;
 
     Rule rule_ = Rule::omp;
     bool signed_ranking_ = false;
@@ -62,9 +70,15 @@ class CandidateScores {
     double rank_tolerance_ = kRankTolerance;
     double first_scale_ = 0.0, scale_ = 0.0;
     std::vector<double> c_, diagonal_, root_;  // root = sqrt(C_ii)
-    std::vector<double> g_, score_;
+    std::vector<double> g_;                    // with zeros up to a whole number of blocks
+    std::vector<double> score_;
     std::vector<Mark> marks_;
     std::vector<Index> barred_;
+    // What `best` looks at, in whole blocks: root_ of the rows that may be picked, infinity of all others (no score is
+    // larger than infinity). Made afresh when a group opens or closes or a mark is taken back.
+    std::vector<double> open_root_;
+    std::vector<char> group_open_;
+    bool open_is_stale_ = true;
     std::vector<double> schur_, exact_;  // greedy only
     std::vector<std::uint64_t> exact_round_;
     std::uint64_t round_ = 1;

@@ -176,17 +176,18 @@ void Draft::learn() {
 std::size_t Draft::n_steps(const PartitionMatroid& matroid, std::size_t members, std::size_t candidates) const {
     const double p = right_ / (right_ + wrong_);
     const double n = static_cast<double>(eligible_.size());
-    const double vector = greedy_ ? 2.0 * Cost::kExactVector : Cost::vector(n * rows_.row_bytes());
+    const double bytes = n * rows_.row_bytes();
     const double pick =
         (Cost::kCandidate * static_cast<double>(candidates) + Cost::kMember * static_cast<double>(members)) / n;
     const std::size_t most = std::min(most_steps_, at(matroid.rank() - matroid.used()) - 1);
     std::size_t best = 0;
-    double picks = 1.0, chance = 1.0, best_rate = 1.0 / (1.0 / n_sharing_ + vector);
-    for (std::size_t m = 1; m <= most; ++m) {
-        chance *= p;
+    double picks = 0.0, chance = 1.0, best_rate = 0.0;
+    for (std::size_t m = 0; m <= most; ++m, chance *= p) {
         picks += chance;
-        const double steps = static_cast<double>(m);
-        const double rate = picks / (1.0 / n_sharing_ + vector * (steps + 1.0) + pick * steps);
+        const auto steps = static_cast<double>(m);
+        const double vectors = n_sharing_ * (steps + 1.0);
+        const double pass = greedy_ ? Cost::exact_pass(2.0 * vectors) : Cost::pass(vectors, bytes);
+        const double rate = picks / (pass / n_sharing_ + pick * steps);
         if (rate > best_rate) best = m, best_rate = rate;
     }
     return best;

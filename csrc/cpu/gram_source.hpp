@@ -1,6 +1,7 @@
 // A Gram matrix K and a linear term c, given instead of the rows.
 #pragma once
 
+#include <cstring>
 #include <span>
 #include <vector>
 
@@ -15,6 +16,7 @@ namespace pysubmod::cpu {
 
 // K is symmetric (n, n) with contiguous rows, float32 or float64, borrowed. Without the target's norm there are no
 // residual norms; c is not known to be in the range of K, so an unbounded problem is possible and is an error.
+// Rows of K are checked for NaN and infinity when they are first read: most never are.
 class GramSource {
   public:
     GramSource(const RowBlock& gram, std::span<const double> linear, double target_norm, std::span<const Index> pool,
@@ -59,8 +61,20 @@ class GramSource {
 
   private:
     const std::byte* row(Index i) const { return gram_.data + i * gram_.row_stride; }
-    double entry(Index i, Index j) const;
-    void check(std::span<const Index> pool);
+    double entry(Index i, Index j) const {
+        const std::byte* from = row(i) + j * static_cast<Index>(item_size(gram_.storage));
+        if (gram_.storage == Storage::float64) return read<double>(from);
+        return static_cast<double>(read<float>(from));
+    }
+    template <class Number>
+    static Number read(const std::byte* from) {
+        Number x;
+        std::memcpy(&x, from, sizeof x);
+        return x;
+    }
+    double checked_diagonal(Index i) const;
+    void check(Index i);
+    void learn(std::span<const Index> members);
     void refresh();
 
     RowBlock gram_;
@@ -76,6 +90,12 @@ class GramSource {
     std::vector<Index> weighted_;
     std::vector<double> weights_;
     bool stale_ = false;
+    // K among the members of the last set_weights: K[b, a] at a * stride_ + b, for sums over a that run along b.
+    std::vector<Index> members_;
+    std::vector<double> member_gram_, products_;
+    std::size_t stride_ = 0;
+    std::vector<char> is_checked_;  // by row
+    std::vector<double> zeros_;
     std::vector<double> wide_row_;
     std::vector<std::vector<double>> deflated_;
     Index passes_ = 0;

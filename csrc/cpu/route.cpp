@@ -15,13 +15,14 @@ bool can_screen(std::span<const double> squares, double tilt) {
     });
 }
 
-// About five picks to a pass, a vector for each, a quarter of the vectors in vain, and what the drafts cost. Targets that
-// share a pass draft less: at most a vector for each pick and pass.
-double draft_cost(double n, double picks, double targets, double vector) {
-    const double passes = std::min(picks, picks / 5.0 * std::sqrt(targets)), vectors = 1.25 * picks * targets;
+// About six picks to a pass, a quarter of the vectors in vain, and what the drafts cost. Targets that share a pass draft
+// less, a vector for each pick and pass at the least.
+double draft_cost(double n, double picks, double targets, double bytes, bool greedy) {
+    const double per_pass = std::max(1.0, 6.0 / std::sqrt(targets));
+    const double vectors = 1.25 * per_pass * targets;
+    const double pass = greedy ? Cost::exact_pass(2.0 * vectors) : Cost::pass(vectors, bytes);
     const auto candidates = static_cast<double>(n_candidates(static_cast<std::size_t>(n)));
-    return n * (passes + vector * vectors) +
-           vectors * (Cost::kCandidate * candidates + Cost::kMember * 0.5 * picks);
+    return picks / per_pass * (n * pass + vectors * (Cost::kCandidate * candidates + Cost::kMember * 0.5 * picks));
 }
 
 }  // namespace
@@ -42,9 +43,9 @@ Route choose_route(const Options& options, std::span<const double> squares, std:
     const auto n = static_cast<double>(squares.size()), k = static_cast<double>(picks);
     const auto m = static_cast<double>(targets);
     const double bytes = n * row_bytes, members = Cost::kMember * 0.5 * k * k * m;
-    const double exact = Cost::kExactVector * (greedy ? 2.0 : 1.0);  // greedy reads a column of K for each pick
-    const double plain = n * k * (1.0 + exact * m - Cost::kExactVector) + members;
-    const double draft = drafts ? draft_cost(n, k, m, greedy ? exact : Cost::vector(bytes)) : plain;
+    // For each pick greedy reads a column of K as well.
+    const double plain = n * k * Cost::exact_pass(greedy ? 2.0 * m : m) + members;
+    const double draft = drafts ? draft_cost(n, k, m, bytes, greedy) : plain;
     const double gram = Cost::kGram * n * n + 0.5 * members + m * n * k * k / static_cast<double>(d);
     const bool gram_fits = 8.0 * n * n <= 0.4 * bytes;
     if (gram_fits && gram < std::min(plain, draft)) return Route::gram;

@@ -1,6 +1,7 @@
 // Which way to read the rows: a model of what each way costs.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <span>
 
@@ -8,16 +9,18 @@
 
 namespace pysubmod::cpu {
 
-// What work costs beside a pass with one vector over rows in memory, per row (measured on a Sapphire Rapids, float32;
-// docs/design.md, section 4).
+// What work on a row costs, a pass with one vector being 1 (measured on a Sapphire Rapids, float32; docs/design.md,
+// section 4).
 struct Cost {
-    static constexpr double kCacheBytes = 4 << 20;  // rows that fit are read from the cores' own caches
-    static constexpr double kVectorFromMemory = 0.045, kVectorFromCache = 0.15;  // each further vector of a pass
     static constexpr double kCandidate = 0.2;  // a row that is looked at in a drafted pick
-    static constexpr double kExactVector = 0.09;  // each further vector of a pass in float64
     static constexpr double kMember = 1.0;     // a member in a pick: its row is read twice in float64
     static constexpr double kGram = 0.14;      // an entry of K, both halves counted
-    static double vector(double bytes) { return bytes < kCacheBytes ? kVectorFromCache : kVectorFromMemory; }
+    // A pass with so many vectors over so many bytes. Up to eight vectors memory sets the pace.
+    static double pass(double vectors, double bytes) {
+        constexpr double kCacheBytes = 4 << 20;  // rows that fit are read from the cores' own caches
+        return bytes < kCacheBytes ? std::max(1.0, 0.4 + 0.2 * vectors) : std::max(1.0, 0.5 + 0.06 * vectors);
+    }
+    static double exact_pass(double vectors) { return std::max(1.0, 0.5 + 0.13 * vectors); }  // in float64
 };
 
 // Candidates of a draft over n rows.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import replace
+from functools import cache
 from typing import Any, NamedTuple
 
 from .._random import check_seed
@@ -129,21 +129,14 @@ def solve(problem: GradientMatching, matroid: PartitionMatroid | int, method: st
     if "rule" in options and method not in ("residual-random", "per-group"):
         raise TypeError("rule: is what method says; use method=" + ", ".join(map(repr, available_methods())))
     selection = solver(problem, matroid, **_accepted(method, solver, options))
-    selection = replace(selection, config={"method": method} | selection.config)
-    return selection._made_from(problem, matroid, as_mask(options.get("candidates"), problem.n))
+    return selection._made_from(problem, matroid, as_mask(options.get("candidates"), problem.n), method)
 
 
 def _accepted(method: str, solver: Callable[..., Selection], options: dict[str, Any]) -> dict[str, Any]:
     """The options, every one of which the solver takes; `random_state` is dropped where nothing is random."""
-    keywords = [
-        p for p in inspect.signature(solver).parameters.values() if p.name not in ("problem", "matroid", "rule")
-    ]
-    names = [p.name for p in keywords if p.kind is not p.VAR_KEYWORD]
-    open_ended = next((p.name for p in keywords if p.kind is p.VAR_KEYWORD), None)
-    if open_ended == "options":  # passed on to another method, which checks them
+    names = _option_names(solver)
+    if names is None:  # passed on to another method, which checks them
         return options
-    if open_ended == "common":
-        names += COMMON
     if "random_state" in options and "random_state" not in names:
         check_seed(options["random_state"])
         options = {name: value for name, value in options.items() if name != "random_state"}
@@ -151,3 +144,16 @@ def _accepted(method: str, solver: Callable[..., Selection], options: dict[str, 
     if unknown:
         raise TypeError(f"{unknown[0]}: not an option of method={method!r}; it takes {', '.join(sorted(names))}")
     return options
+
+
+@cache  # a look at a signature takes as long as a small problem
+def _option_names(solver: Callable[..., Selection]) -> tuple[str, ...] | None:
+    """The names of the options that a solver takes; None if it takes those of another."""
+    keywords = [
+        p for p in inspect.signature(solver).parameters.values() if p.name not in ("problem", "matroid", "rule")
+    ]
+    names = tuple(p.name for p in keywords if p.kind is not p.VAR_KEYWORD)
+    open_ended = next((p.name for p in keywords if p.kind is p.VAR_KEYWORD), None)
+    if open_ended == "options":
+        return None
+    return names + tuple(COMMON) if open_ended == "common" else names

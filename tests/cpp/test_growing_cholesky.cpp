@@ -277,3 +277,22 @@ TEST_CASE(what_is_not_positive_semidefinite_is_an_error) {
     factor.append(none, 1.0);
     CHECK_THROWS(InvalidArgument, "not positive semidefinite", factor.append(tiny, 0.0));
 }
+
+TEST_CASE(shrinking_forgets_what_came_last) {
+    Random random(21);
+    for (int trial = 0; trial < 20; ++trial) {
+        const std::size_t n = 2 + random.below(12);
+        const Matrix c = random_spd(random, n, n + 3, 0.1L);
+        GrowingCholesky factor, fresh;
+        Places members, kept;
+        for (std::size_t i = 0; i < n; ++i, members.push_back(i - 1)) CHECK(append(factor, c, members, i));
+        const std::size_t size = random.below(n + 1);
+        factor.shrink(size);
+        for (std::size_t i = 0; i < size; ++i, kept.push_back(i - 1)) CHECK(append(fresh, c, kept, i));
+        CHECK(factor.size() == size);
+        for (std::size_t i = 0; i < size; ++i)
+            CHECK(std::equal(factor.row(i).begin(), factor.row(i).end(), fresh.row(i).begin()));
+        for (std::size_t i = size; i < n; ++i, kept.push_back(i - 1)) CHECK(append(factor, c, kept, i));
+        check_against_fresh(factor, c, kept, 1e-12L);
+    }
+}

@@ -172,11 +172,14 @@ TEST_CASE(bad_numbers_are_named) {
         CHECK_THROWS(InvalidArgument, "G: row 6 has a norm outside", solve(instance));
     }
     const Instance instance = random_instance(7, 10, 4, 3);
-    for (const double bad : {kNaN, kInfinity}) {
-        GramInstance gram(instance);
-        gram.gram[23] = bad;
-        CHECK_THROWS(InvalidArgument, "K: row 2 contains NaN or infinity", gram.solve(instance.constraint()));
-    }
+    const Index picked = GramInstance(instance).solve(instance.constraint()).indices[0];
+    for (const double bad : {kNaN, kInfinity, -kInfinity})
+        for (Index j = 0; j < 10; ++j) {  // a row of K is checked when it is read, the diagonal before
+            GramInstance gram(instance);
+            gram.gram[static_cast<std::size_t>(10 * picked + j)] = bad;
+            const std::string message = "K: row " + std::to_string(picked) + " contains NaN or infinity";
+            CHECK_THROWS(InvalidArgument, message.c_str(), gram.solve(instance.constraint()));
+        }
     GramInstance negative(instance), unbounded(instance);
     negative.gram[44] = -1.0;
     CHECK_THROWS(InvalidArgument, "K: diagonal entry 4", negative.solve(instance.constraint()));

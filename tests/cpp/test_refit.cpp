@@ -365,6 +365,67 @@ TEST_CASE(a_refused_member_changes_nothing) {
     CHECK(refused > 50);
 }
 
+// Trials of every row before each one that is added, among them many that drop members, let idle ones in, follow a ray
+// or are refused. Their gains are those of the true optima, and what comes after is the same to the bit as without
+// them.
+TEST_CASE(trials_in_between_leave_no_trace) {
+    Random random(11);
+    int gained = 0, dropped = 0, entered = 0, refused = 0;
+    for (int trial = 0; trial < 200; ++trial) {
+        const bool nonneg = trial % 4 != 0, tilted = nonneg && random.chance(0.3);
+        const std::size_t d = 5 + random.below(6);
+        const std::vector<double> shared = random.normals(d), target = random.normals(d);
+        Rows rows = random_rows(random, 8, d);
+        for (auto& row : rows) row = moved(moved(row, shared, random.uniform(0, 4)), target, random.uniform(0, 2));
+        rows[6] = scaled(rows[1], 2.0);
+        rows[7] = moved(rows[2], random.normals(d), 0.1);
+        if (tilted)
+            for (auto& row : rows)
+                for (double& x : row) x = std::fabs(x) + 0.1;
+        const Problem problem = fitting(rows, target, random.chance(0.5) ? 0.0 : 0.01, tilted ? 1.0 : 0.0);
+        Refit with = problem.refit(nonneg), without = problem.refit(nonneg);
+        std::vector<std::size_t> members;
+        for (std::size_t i = 0; i < rows.size(); ++i) {
+            const Real before = problem.value(with);
+            for (std::size_t j = i; j < rows.size(); ++j) {
+                std::vector<double> row;
+                Outcome outcome{};
+                const Real gain = with.trial_gain(problem.describe(with, j, row), outcome);
+                std::vector<std::size_t> larger = members;
+                larger.push_back(j);
+                const auto best =
+                    dense::optimum(dense::part(problem.c, larger), dense::part(problem.linear, larger), nonneg);
+                const Real unit = std::pow(std::max(problem.scale, static_cast<Real>(with.current_scale())), 2);
+                CHECK_CLOSE(gain, best.value - before, 1e-12L * unit + 1e-9L * gain);
+                ++(outcome == Outcome::improved ? gained : refused);
+            }
+            std::vector<char> was_active;
+            for (std::size_t m = 0; m < i; ++m) was_active.push_back(with.is_active(m));
+            CHECK(problem.add(with, i) == problem.add(without, i));
+            members.push_back(i);
+            CHECK(same_state(with, without));
+            for (std::size_t m = 0; m < i; ++m) {
+                dropped += was_active[m] && !with.is_active(m);
+                entered += !was_active[m] && with.is_active(m);
+            }
+            CHECK(with.value() == without.value());
+        }
+    }
+    CHECK(gained > 1000 && refused > 1000 && dropped > 100 && entered > 5);
+}
+
+TEST_CASE(an_unbounded_problem_stays_an_error) {
+    const Problem both = fitting({{1.0, 2.0}, {-1.0, -2.0}}, {1.0, 0.0}, 0.0, 1.0);
+    for (const bool nonneg : {true, false}) {
+        Refit refit = both.refit(nonneg);
+        both.add(refit, 0);
+        for (int again = 0; again < 4; ++again) {
+            Refit copy = refit;
+            for (int twice = 0; twice < 2; ++twice) CHECK_THROWS(Unbounded, "row 1", both.add(copy, 1));
+        }
+    }
+}
+
 // A dependent row whose correlation is no more than noise trades places with an active one and back: no gain, all
 // undone.
 TEST_CASE(a_trade_that_gains_nothing_is_undone) {

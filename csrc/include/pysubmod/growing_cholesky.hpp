@@ -23,7 +23,7 @@ class GrowingCholesky {
     // The Schur complement of a new diagonal entry `c_ii` given its column `c` against the current rows; leaves
     // L^-1 c, the new row of the factor, in `l`.
     double schur_complement(std::span<const double> c, double c_ii, std::vector<double>& l) const {
-        l.assign(c.begin(), c.end());
+        copy_into(l, c);
         solve_lower(l);
         return c_ii - dot(l.data(), l.data(), l.size());
     }
@@ -70,7 +70,12 @@ class GrowingCholesky {
             double* target = packed_.data() + (i - 1) * i / 2;
             for (std::size_t p = 0; p < i; ++p) target[p] = scratch_[p];
         }
-        --size_;
+        shrink(size_ - 1);
+    }
+
+    // Forgets the rows that came last; the first `size` stay.
+    void shrink(std::size_t size) {
+        size_ = size;
         packed_.resize(size_ * (size_ + 1) / 2);
     }
 
@@ -87,7 +92,7 @@ class GrowingCholesky {
         for (std::size_t i = size_; i-- > 0;) {
             const double* l = packed_.data() + i * (i + 1) / 2;
             x[i] /= l[i];
-            for (std::size_t j = 0; j < i; ++j) x[j] -= l[j] * x[i];
+            add_scaled(-x[i], l, x.data(), i);
         }
     }
 

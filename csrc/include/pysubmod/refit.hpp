@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -55,7 +56,7 @@ class Refit {
     // of.
     double current_scale() const {
         double terms = 0.0;
-        for (std::size_t m = 0; m < size(); ++m) terms += std::abs(w_[m]) * std::sqrt(diagonal(m));
+        for (std::size_t m = 0; m < size(); ++m) terms += std::abs(w_[m]) * root_[m];
         return std::max(settings_.scale, terms);
     }
 
@@ -63,36 +64,25 @@ class Refit {
     // and nothing changes. With free weights an independent member is always kept: it may matter after the next one.
     // Throws Unbounded if the objective has no maximum.
     Outcome add(const Member& member) {
-        std::optional<Refit> undo;
-        if (settings_.nonneg) undo.emplace(*this);  // free weights never lose: there is nothing to undo
-        scale_ = current_scale();
-        push(member);
-        const std::vector<double> w_before = w_, g_before = g_;
-        const bool may_enter = !settings_.nonneg || helps(size() - 1);
-        Outcome outcome = may_enter ? enter(size() - 1) : Outcome::no_gain;
-        if (outcome == Outcome::improved) {
-            update_correlations();
-            if (settings_.nonneg) let_idle_members_enter();
-            gain_ = gain_since(w_before, g_before);
-            if (!settings_.nonneg || gains(size() - 1, gain_)) return outcome;
-            outcome = Outcome::no_gain;
-        }
-        if (undo)
-            *this = *std::move(undo);
+        const Outcome outcome = attempt(member);
+        if (outcome == Outcome::improved)
+            accept();
         else
-            pop();
-        gain_ = 0.0;
+            take_back();
         return outcome;
     }
 
     // Keeps a member with weight zero, whatever it might gain.
     void add_idle(const Member& member) { push(member); }
 
-    // The gain that `add` would have; this object does not change.
-    double trial_gain(const Member& member, Outcome& outcome) const {
-        Refit copy(*this);
-        outcome = copy.add(member);
-        return copy.last_gain();
+    // The gain that `add` would have; what it changes is taken back.
+    double trial_gain(const Member& member, Outcome& outcome) {
+        const double last = gain_;
+        outcome = attempt(member);
+        const double gain = outcome == Outcome::improved ? gain_ : 0.0;
+        take_back();
+        gain_ = last;
+        return gain;
     }
 
     // Corrected seminormal equations: `g` is the true gradient at the present weights, formed from the rows and not
@@ -117,7 +107,7 @@ class Refit {
     // Forgets member m and moves to the optimum of the others, whose order stays.
     void remove(std::size_t m) {
         const bool was_active = is_active(m);
-        scale_ = current_scale();
+        begin();
         if (was_active) deactivate(m);
         std::vector<std::size_t> kept;
         for (std::size_t a = 0; a < size(); ++a)
@@ -153,10 +143,10 @@ class Refit {
         gram_ = std::move(gram);
         for (std::size_t a = 0; a < kept.size(); ++a) {
             const std::size_t m = kept[a];
-            ids_[a] = ids_[m], c_[a] = c_[m], w_[a] = w_[m], g_[a] = g_[m], place_[a] = place_[m];
+            ids_[a] = ids_[m], c_[a] = c_[m], w_[a] = w_[m], g_[a] = g_[m], root_[a] = root_[m], place_[a] = place_[m];
             if (place_[a] != kInactive) active_[place_[a]] = a;
         }
-        for (auto* list : {&c_, &w_, &g_}) list->resize(kept.size());
+        for (auto* list : {&c_, &w_, &g_, &root_}) list->resize(kept.size());
         ids_.resize(kept.size());
         place_.resize(kept.size());
     }
@@ -165,7 +155,7 @@ class Refit {
         return a >= b ? gram_[a * (a + 1) / 2 + b] : gram_[b * (b + 1) / 2 + a];
     }
     double diagonal(std::size_t m) const { return entry(m, m); }
-    double unit(std::size_t m) const { return scale_ * std::sqrt(diagonal(m)); }
+    double unit(std::size_t m) const { return scale_ * root_[m]; }
     double height(std::size_t m) const { return settings_.nonneg ? g_[m] : std::abs(g_[m]); }
     bool helps(std::size_t m) const { return height(m) > kScoreTolerance * unit(m); }
 
@@ -188,14 +178,73 @@ class Refit {
         c_.push_back(member.linear);
         g_.push_back(member.correlation);
         w_.push_back(0.0);
+        root_.push_back(std::sqrt(member.c_ii));
         place_.push_back(kInactive);
     }
     void pop() {
         gram_.resize(gram_.size() - size());
-        for (auto* list : {&c_, &w_, &g_}) list->pop_back();
+        for (auto* list : {&c_, &w_, &g_, &root_}) list->pop_back();
         ids_.pop_back();
         place_.pop_back();
     }
+
+    // ---- undo ----
+
+    // What a refit may have to go back to. Until a row is dropped the factor only grows, so its size says all; before
+    // the first drop, which most refits come without, it is copied.
+    struct State {
+        std::vector<double> w, g, forward;
+        std::vector<std::size_t> active;
+        std::optional<GrowingCholesky> factor;
+    };
+
+    void begin() {
+        scale_ = current_scale();
+        n_remembered_ = 0;  // Unbounded may have left some
+    }
+    void remember() {
+        State& state = remembered_[n_remembered_++];
+        copy_into(state.w, w_);
+        copy_into(state.g, g_);
+        copy_into(state.forward, forward_);
+        copy_into(state.active, active_);
+        state.factor.reset();
+    }
+    const State& last_remembered() const { return remembered_[n_remembered_ - 1]; }
+    void accept() { remembered_[--n_remembered_].factor.reset(); }
+    void go_back() {
+        State& state = remembered_[--n_remembered_];
+        for (const std::size_t m : active_) place_[m] = kInactive;
+        w_.swap(state.w), g_.swap(state.g), forward_.swap(state.forward), active_.swap(state.active);
+        for (std::size_t p = 0; p < active_.size(); ++p) place_[active_[p]] = p;
+        if (state.factor) factor_ = *std::move(state.factor);
+        factor_.shrink(active_.size());
+    }
+    void before_drop() {  // where a state has its copy, the one around it has too
+        for (std::size_t s = n_remembered_; s-- > 0 && !remembered_[s].factor;) remembered_[s].factor = factor_;
+    }
+
+    // Adds a member and remembers the state with it but at the weights before.
+    Outcome attempt(const Member& member) {
+        begin();
+        push(member);
+        remember();
+        const std::size_t m = size() - 1;
+        if (settings_.nonneg && !helps(m)) return Outcome::no_gain;
+        const Outcome outcome = enter(m);
+        if (outcome != Outcome::improved) return outcome;
+        update_correlations();
+        if (settings_.nonneg) let_idle_members_enter();
+        gain_ = gain_since(last_remembered());
+        return !settings_.nonneg || gains(m, gain_) ? Outcome::improved : Outcome::no_gain;
+    }
+    void take_back() {
+        go_back();
+        pop();
+        gain_ = 0.0;
+    }
+
+    // ---- the active set ----
 
     bool activate(std::size_t m) {
         column_.resize(active_.size());
@@ -220,6 +269,7 @@ class Refit {
 
     void deactivate(std::size_t m) {
         const std::size_t place = place_[m];
+        before_drop();
         factor_.drop(place);
         active_.erase(active_.begin() + static_cast<std::ptrdiff_t>(place));
         for (std::size_t p = place; p < active_.size(); ++p) place_[active_[p]] = p;
@@ -251,7 +301,7 @@ class Refit {
 
     // The optimum over the active members, signs apart.
     void set_target() {
-        target_ = forward_;
+        copy_into(target_, forward_);
         factor_.solve_upper(target_);
     }
 
@@ -290,7 +340,7 @@ class Refit {
     // False if a ray has no end.
     bool follow_ray(std::size_t m) {
         if (!settings_.nonneg) return false;
-        const double root = std::sqrt(diagonal(m));
+        const double root = root_[m];
         do {
             target_.resize(active_.size());
             for (std::size_t p = 0; p < active_.size(); ++p) target_[p] = entry(m, active_[p]);
@@ -301,7 +351,7 @@ class Refit {
             for (std::size_t p = 0; p < active_.size(); ++p) {
                 const double slope = target_[p];
                 if (!(slope > 0.0)) continue;
-                ends = ends || slope * std::sqrt(diagonal(active_[p])) > std::sqrt(settings_.rank_tolerance) * root;
+                ends = ends || slope * root_[active_[p]] > std::sqrt(settings_.rank_tolerance) * root;
                 const double reach = w_[active_[p]] / slope;
                 if (reach < length) blocking = active_[p], length = reach;
             }
@@ -329,22 +379,24 @@ class Refit {
     // KKT: while an idle member has a positive multiplier, let the steepest one enter. In exact arithmetic no active
     // set comes twice; when rounding makes one come back, the multipliers left are noise and the search is over.
     void let_idle_members_enter() {
+        if (active_.size() == size()) return;
         std::vector<std::uint64_t> seen = {active_set_signature()};
         std::vector<char> skipped(size(), 0);
         for (;;) {
             const std::size_t m = steepest_idle(skipped);
             if (m == kInactive) return;
-            Refit undo(*this);
+            remember();
             bool better = enter(m) == Outcome::improved;
             if (better) {
                 update_correlations();
-                better = gains(m, gain_since(undo.w_, undo.g_));
+                better = gains(m, gain_since(last_remembered()));
             }
             if (!better) {
-                *this = std::move(undo);
+                go_back();
                 skipped[m] = 1;
                 continue;
             }
+            accept();
             const std::uint64_t signature = active_set_signature();
             if (std::find(seen.begin(), seen.end(), signature) != seen.end()) return;
             seen.push_back(signature);
@@ -354,7 +406,7 @@ class Refit {
     // Among idle members that help, the largest g_m / sqrt(C_mm); the first of those that rounding cannot tell apart.
     std::size_t steepest_idle(const std::vector<char>& skipped) const {
         const auto slope = [&](std::size_t m) {
-            return is_active(m) || skipped[m] || !helps(m) ? 0.0 : g_[m] / std::sqrt(diagonal(m));
+            return is_active(m) || skipped[m] || !helps(m) ? 0.0 : g_[m] / root_[m];
         };
         double best = 0.0;
         for (std::size_t m = 0; m < size(); ++m) best = std::max(best, slope(m));
@@ -386,9 +438,9 @@ class Refit {
 
     // 1/2 sum (g_old + g_new)(w_new - w_old): for a member that stays active both correlations are an exact zero, so
     // nothing cancels however small the gain.
-    double gain_since(const std::vector<double>& w_before, const std::vector<double>& g_before) const {
+    double gain_since(const State& before) const {
         double gain = 0.0;
-        for (std::size_t m = 0; m < size(); ++m) gain += 0.5 * (g_before[m] + g_[m]) * (w_[m] - w_before[m]);
+        for (std::size_t m = 0; m < size(); ++m) gain += 0.5 * (before.g[m] + g_[m]) * (w_[m] - before.w[m]);
         return gain;
     }
 
@@ -398,12 +450,15 @@ class Refit {
     std::vector<Index> ids_;
     std::vector<double> gram_;  // packed lower triangle of C_SS
     std::vector<double> c_, w_;
-    std::vector<double> g_;  // correlations: zero when active, as of the last refit when idle
+    std::vector<double> g_;     // correlations: zero when active, as of the last refit when idle
+    std::vector<double> root_;  // sqrt(C_mm)
     std::vector<std::size_t> place_;
     // By place in the factor.
     std::vector<std::size_t> active_;
     std::vector<double> forward_;  // L^-1 c_P
     std::vector<double> target_, column_;
+    std::array<State, 2> remembered_;  // of the member that is added, of the idle one that enters
+    std::size_t n_remembered_ = 0;
     double gain_ = 0.0;
     double scale_ = 0.0;  // current_scale() when the refit at hand began
 };
