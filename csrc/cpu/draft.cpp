@@ -15,8 +15,7 @@ std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 
 constexpr float kClosed = -std::numeric_limits<float>::infinity();
 constexpr std::size_t kBlock = 256;  // rows that are looked at again together
-constexpr double kMostSteps = 31.0;
-constexpr std::size_t kLookAtAllEvery = 4, kAlwaysLookedAt = 32;
+constexpr std::size_t kLookAtAllEvery = 3, kAlwaysLookedAt = 32;
 // What is counted beside the error of a product: the roundings of score(), of unit_ and of what the tilt adds.
 constexpr double kSmallestNorm = 1e-30;  // of a residual: its inverse must be a float32
 constexpr double kScoreRoundings = 16 * 0x1p-24;
@@ -41,7 +40,7 @@ Draft::Draft(Rows& rows, const CandidateScores& scores, std::span<const double> 
     const double bytes = rows.row_bytes() * static_cast<double>(pool.size());
     const double step_bytes = (greedy_ ? 16.0 : 12.0) * static_cast<double>(rows.width()) +
                               (greedy_ ? 16.0 : 4.0) * static_cast<double>(n_);
-    most_steps_ = static_cast<std::size_t>(std::clamp(0.25 * bytes / (n_sharing_ * step_bytes), 1.0, kMostSteps));
+    most_steps_ = static_cast<std::size_t>(std::clamp(0.25 * bytes / (n_sharing_ * step_bytes), 1.0, static_cast<double>(kMostSteps)));
     factor_.assign(stride_, 0.0f);
     unit_.assign(stride_, 0.0f);
     if (options.tilt != 0.0) offset_.assign(stride_, 0.0f);
@@ -164,26 +163,31 @@ void Draft::list_eligible() {
     }
 }
 
-// How the last draft went.
+// How the last draft went. A depth that was reached counts for all that come before it, too.
 void Draft::learn() {
     if (steps_.size() < 2 || seen_ == kNone) return;
-    constexpr double kMemory = 0.8;
-    right_ = kMemory * right_ + static_cast<double>(seen_);
-    wrong_ = kMemory * wrong_ + (seen_ + 1 < steps_.size() ? 1.0 : 0.0);
+    constexpr double kMemory = 0.85;
+    for (std::size_t depth = 0; depth < kMostSteps; ++depth) {
+        drafted_[depth] *= kMemory;
+        right_[depth] *= kMemory;
+        if (depth <= seen_ && depth + 1 < steps_.size()) drafted_[depth] += 1.0;
+        if (depth < seen_) right_[depth] += 1.0;
+    }
 }
 
-// The number of picks to draft that gives most picks for the time, if each is right with the same chance as of late.
+// The number of picks to draft that gives most picks for the time, if drafts go as of late.
 std::size_t Draft::n_steps(const PartitionMatroid& matroid, std::size_t members, std::size_t candidates) const {
-    const double p = right_ / (right_ + wrong_);
     const double n = static_cast<double>(eligible_.size());
     const double bytes = n * rows_.row_bytes();
     const double pick =
         (Cost::kCandidate * static_cast<double>(candidates) + Cost::kMember * static_cast<double>(members)) / n;
     const std::size_t most = std::min(most_steps_, at(matroid.rank() - matroid.used()) - 1);
     std::size_t best = 0;
-    double picks = 0.0, chance = 1.0, best_rate = 0.0;
-    for (std::size_t m = 0; m <= most; ++m, chance *= p) {
+    double picks = 0.0, p = 0.95, chance = 1.0, best_rate = 0.0;
+    for (std::size_t m = 0; m <= most; ++m) {
         picks += chance;
+        constexpr double kPrior = 0.5;  // a depth that nobody has been to is as safe as the one before it
+        if (m < most) p = (right_[m] + kPrior * p) / (drafted_[m] + kPrior), chance *= p;
         const auto steps = static_cast<double>(m);
         const double vectors = n_sharing_ * (steps + 1.0);
         const double pass = greedy_ ? Cost::exact_pass(2.0 * vectors) : Cost::pass(vectors, bytes);

@@ -1,6 +1,7 @@
 // Draft and verify: several picks from one pass over the rows, each of them exact.
 #pragma once
 
+#include <array>
 #include <cmath>
 #include <span>
 #include <vector>
@@ -62,6 +63,7 @@ class Draft {
 
   private:
     static constexpr std::size_t kNone = static_cast<std::size_t>(-1);
+    static constexpr std::size_t kMostSteps = 31;
     struct Candidate {
         Index row;
         float score;  // as of when it was last formed
@@ -103,7 +105,8 @@ class Draft {
     std::vector<float> products_;  // [step][row], the residuals scaled to length 1
     std::size_t present_ = kNone;  // the step of the present weights
     std::size_t seen_ = kNone;     // the last step that was the present one: its scores are the newest there are
-    double right_ = 8.0, wrong_ = 1.0;  // drafted picks that were right, and drafts that went wrong, of late
+    // By depth in the draft, of late: picks that were drafted when all before them were right, and how many were right.
+    std::array<double, kMostSteps> drafted_{}, right_{};
     std::vector<Index> eligible_;
     std::vector<char> covered_;  // by row: eligible when the pass was made
     std::vector<float> estimates_, candidate_products_;

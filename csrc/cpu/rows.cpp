@@ -169,8 +169,9 @@ void Rows::add_to(Screen& screen, std::span<const double> x, double scale) const
     std::fill(screen.xs.begin() + static_cast<std::ptrdiff_t>(begin + d_), screen.xs.end(), 0.0f);
 }
 
-// Sums of one tile, all vectors, in work.sums[v][row].
-void Rows::screen_tile(std::span<const Index> rows, const Screen& screen, Workspace& work) {
+// Sums of one tile, all vectors, in work.sums[v][row]. `coming` are the rows of the next tile, if any.
+void Rows::screen_tile(std::span<const Index> rows, std::span<const Index> coming, const Screen& screen,
+                       Workspace& work) {
     work.sums.assign(screen.size * kTile, 0.0);
     work.narrowed.resize(kRowsAtOnce * kScreenColumns);
     const std::byte* pointers[kTile];
@@ -180,7 +181,6 @@ void Rows::screen_tile(std::span<const Index> rows, const Screen& screen, Worksp
         for (std::size_t r = 0; r < rows.size(); r += kRowsAtOnce) {
             ScreenRows four{};
             four.next_item = item_size(locate(rows[r]).block->storage);
-            const bool wraps = r + kRowsAtOnce >= rows.size();  // on to the first rows' next columns
             for (std::size_t i = 0; i < kRowsAtOnce; ++i) {
                 const std::size_t row = std::min(r + i, rows.size() - 1);  // the last one again, for sums nobody reads
                 const Storage type = locate(rows[row]).block->storage;
@@ -190,8 +190,13 @@ void Rows::screen_tile(std::span<const Index> rows, const Screen& screen, Worksp
                     kernels_.by_type[static_cast<std::size_t>(type)].narrow(pointers[row], narrowed, m);
                     four.rows[i] = reinterpret_cast<const std::byte*>(narrowed);
                 }
-                four.next[i] = wraps ? pointers[std::min(i, rows.size() - 1)] + m * four.next_item
-                                     : pointers[std::min(row + kRowsAtOnce, rows.size() - 1)];
+                // After the last rows of the tile come the next columns of the first, or the next tile.
+                if (row + kRowsAtOnce < rows.size())
+                    four.next[i] = pointers[row + kRowsAtOnce];
+                else if (column + m < d_ || i >= coming.size())
+                    four.next[i] = pointers[std::min(i, rows.size() - 1)] + m * four.next_item;
+                else
+                    four.next[i] = locate(coming[i]).data;
             }
             kernels_.screen(four, screen.xs.data() + column, screen_stride(), screen.size, m, work.sums.data() + r,
                             kTile);
@@ -202,7 +207,7 @@ void Rows::screen_tile(std::span<const Index> rows, const Screen& screen, Worksp
 void Rows::screen(std::span<const Index> rows, std::span<const Index> places, const Screen& screen,
                   std::span<float* const> outs) {
     for_tiles(rows.size(), [&](std::size_t begin, std::size_t count, Workspace& work) {
-        screen_tile(rows.subspan(begin, count), screen, work);
+        screen_tile(rows.subspan(begin, count), rows.subspan(begin + count), screen, work);
         for (std::size_t v = 0; v < screen.size; ++v)
             for (std::size_t r = 0; r < count; ++r)
                 outs[v][at(places[begin + r])] = static_cast<float>(work.sums[v * kTile + r]);

@@ -48,7 +48,8 @@ class Rows {
         std::vector<float> xs;
         std::size_t size = 0;
     };
-    std::size_t screen_stride() const { return (d_ + kScreenPadding - 1) / kScreenPadding * kScreenPadding; }
+    // A cache line more than a multiple of many: vectors at the same column must not share cache sets.
+    std::size_t screen_stride() const { return (d_ / kScreenPadding + 2) * kScreenPadding; }
     // Adds `scale` times x to the vectors of a screen.
     void add_to(Screen& screen, std::span<const double> x, double scale) const;
     // outs[v][places[j]] = <row rows[j], x_v> in float32, in one pass; off by at most screen_error() times both norms if
@@ -95,7 +96,7 @@ class Rows {
     template <class Use>
     void for_tiles(std::size_t rows, Use use);
     void multiply_tile(std::span<const Index> rows, const Factors& factors, Workspace& work);
-    void screen_tile(std::span<const Index> rows, const Screen& screen, Workspace& work);
+    void screen_tile(std::span<const Index> rows, std::span<const Index> coming, const Screen& screen, Workspace& work);
     // The factors from this column on, m entries.
     void point_to(const Factors& factors, std::size_t column, std::size_t m, Workspace& work) const;
     // The m columns from `column` on of these rows, contiguous: in place where they are, else packed into `work`.

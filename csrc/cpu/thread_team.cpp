@@ -1,5 +1,6 @@
 #include "cpu/thread_team.hpp"
 
+#include <algorithm>
 #include <chrono>
 #include <system_error>
 #include <utility>
@@ -28,7 +29,10 @@ inline void relax() {
 }  // namespace
 
 ThreadTeam::ThreadTeam(int n_threads, double bytes_worth_threads, Monitor& monitor)
-    : n_threads_(n_threads), bytes_worth_threads_(bytes_worth_threads), monitor_(monitor) {
+    : n_threads_(n_threads),
+      bytes_worth_threads_(bytes_worth_threads),
+      monitor_(monitor),
+      shares_(static_cast<std::size_t>(std::max(n_threads, 1))) {
     if (n_threads < 1) throw InvalidArgument("n_threads: must be at least 1");
 }
 
@@ -57,25 +61,55 @@ void ThreadTeam::poll() {
     if (monitor_.interrupted()) throw Interrupted();
 }
 
-void ThreadTeam::take_tasks(int worker) {
+namespace {
+
+constexpr std::uint64_t pack(Index first, Index end) {
+    return static_cast<std::uint64_t>(first) << 32 | static_cast<std::uint64_t>(end);
+}
+
+// Claims a task of a range: change(first, end) narrows it and returns the one it cut off.
+template <class Change>
+Index claim(std::atomic<std::uint64_t>& range, Change change) {
+    std::uint64_t old = range.load(std::memory_order_acquire);
     for (;;) {
-        Index left = unclaimed_.load(std::memory_order_acquire);
-        do {
-            if (left == 0) return;
-        } while (
-            !unclaimed_.compare_exchange_weak(left, left - 1, std::memory_order_acq_rel, std::memory_order_acquire));
-        try {
-            if (!failed_.load(std::memory_order_relaxed)) {  // after a failure the rest is passed over
-                if (worker == 0) poll();
-                (*job_)(left - 1, worker);
-            }
-        } catch (...) {
-            const std::lock_guard lock(error_mutex_);
-            if (!error_) error_ = std::current_exception();
-            failed_.store(true, std::memory_order_relaxed);
-        }
-        finish_task();
+        auto first = static_cast<Index>(old >> 32), end = static_cast<Index>(old & 0xffffffffu);
+        if (first >= end) return -1;
+        const Index task = change(first, end);
+        if (range.compare_exchange_weak(old, pack(first, end), std::memory_order_acq_rel, std::memory_order_acquire))
+            return task;
     }
+}
+
+}  // namespace
+
+Index ThreadTeam::Share::claim_first() {
+    return claim(range, [](Index& first, Index&) { return first++; });
+}
+Index ThreadTeam::Share::claim_last() {
+    return claim(range, [](Index&, Index& end) { return --end; });
+}
+
+void ThreadTeam::take_tasks(int worker) {
+    const std::size_t own = static_cast<std::size_t>(worker);
+    for (Index task = shares_[own].claim_first(); task >= 0; task = shares_[own].claim_first()) do_task(task, worker);
+    for (std::size_t s = 1; s < shares_.size(); ++s) {
+        Share& other = shares_[(own + s) % shares_.size()];
+        for (Index task = other.claim_last(); task >= 0; task = other.claim_last()) do_task(task, worker);
+    }
+}
+
+void ThreadTeam::do_task(Index task, int worker) {
+    try {
+        if (!failed_.load(std::memory_order_relaxed)) {  // after a failure the rest is passed over
+            if (worker == 0) poll();
+            (*job_)(task, worker);
+        }
+    } catch (...) {
+        const std::lock_guard lock(error_mutex_);
+        if (!error_) error_ = std::current_exception();
+        failed_.store(true, std::memory_order_relaxed);
+    }
+    finish_task();
 }
 
 void ThreadTeam::finish_task() {
@@ -99,7 +133,10 @@ void ThreadTeam::run(Index n_tasks, double bytes, const std::function<void(Index
     if (!alone && workers_.empty()) start();
     job_ = &job;
     undone_.store(static_cast<int>(n_tasks), std::memory_order_relaxed);
-    unclaimed_.store(n_tasks, std::memory_order_release);
+    const auto n_shares = static_cast<Index>(shares_.size());
+    for (Index s = 0; s < n_shares; ++s)
+        shares_[static_cast<std::size_t>(s)].range.store(pack(n_tasks * s / n_shares, n_tasks * (s + 1) / n_shares),
+                                                         std::memory_order_release);
     if (!alone) {
         round_.fetch_add(1, std::memory_order_release);
         round_.notify_all();
