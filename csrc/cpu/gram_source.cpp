@@ -135,12 +135,15 @@ void GramSource::refresh() {
     const double bytes = static_cast<double>(weighted_.size() * n_ * item_size(gram_.storage));
     bytes_read_ += bytes;
     ++passes_;
+    std::vector<double> minus_weights(weights_);
+    for (double& weight : minus_weights) weight = -weight;
     team_.run(static_cast<Index>((n_ + kChunk - 1) / kChunk), bytes, [&](Index chunk, int) {
         const std::size_t begin = at(chunk) * kChunk;
         const std::size_t m = std::min(kChunk, n_ - begin);
         std::copy_n(linear_.data() + begin, m, g.data() + begin);
-        for (std::size_t a = 0; a < weighted_.size(); ++a)
-            kernels_.axpy(-weights_[a], row(weighted_[a]) + begin * item_size(gram_.storage), g.data() + begin, m);
+        std::vector<const std::byte*> rows;
+        for (const Index i : weighted_) rows.push_back(row(i) + begin * item_size(gram_.storage));
+        kernels_.add_rows(minus_weights.data(), rows.data(), rows.size(), g.data() + begin, m);
     });
     for (std::size_t a = 0; a < weighted_.size(); ++a) g[at(weighted_[a])] -= ridge_ * weights_[a];
     stale_ = false;

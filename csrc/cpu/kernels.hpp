@@ -31,8 +31,8 @@ struct Kernels {
                             std::size_t m, double* lanes, std::size_t stride);
     // accumulate with each row's own entries in place of x.
     void (*accumulate_squares)(const std::byte* const* rows, std::size_t count, std::size_t m, double* lanes);
-    // y[j] += a * row[j]
-    void (*axpy)(double a, const std::byte* row, double* y, std::size_t m);
+    // y[j] += a[r] * rows[r][j], row by row, each product fused with its addition.
+    void (*add_rows)(const double* a, const std::byte* const* rows, std::size_t count, double* y, std::size_t m);
     // y[j] = row[j]
     void (*widen)(const std::byte* row, double* y, std::size_t m);
     // y[j] = row[j], rounded to float32

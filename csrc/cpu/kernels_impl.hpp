@@ -211,21 +211,34 @@ void accumulate_squares(const std::byte* const* rows, std::size_t count, std::si
     accumulate_counted<T, true>(rows, count, nullptr, m, lanes);
 }
 
-template <Storage T>
-void axpy(double a, const std::byte* row, double* y, std::size_t m) {
+// R rows at once: y is read and written once for all of them.
+template <Storage T, std::size_t R>
+inline void add_some_rows(const double* a, const std::byte* const* rows, double* y, std::size_t m) {
+    constexpr std::size_t size = item_size(T), line = 64 / size;
     const std::size_t whole = m - m % kLanes;
-    Vec factor;
-    for (std::size_t i = 0; i < W; ++i) factor[i] = a;
-    constexpr std::size_t line = 64 / item_size(T);
+    Vec factor[R];
+    for (std::size_t r = 0; r < R; ++r)
+        for (std::size_t i = 0; i < W; ++i) factor[r][i] = a[r];
     for (std::size_t j = 0; j < whole; j += W) {
-        if (j % line == 0) __builtin_prefetch(row + j * item_size(T) + kPrefetchBytes);
-        const Vec sum = fused(Stored<T>::load(row + j * item_size(T)), factor, load_as<Vec>(y + j));
+        if (j % line == 0)
+            for (std::size_t r = 0; r < R; ++r) __builtin_prefetch(rows[r] + j * size + kPrefetchBytes);
+        Vec sum = load_as<Vec>(y + j);
+        for (std::size_t r = 0; r < R; ++r) sum = fused(Stored<T>::load(rows[r] + j * size), factor[r], sum);
         std::memcpy(y + j, &sum, sizeof sum);
     }
     if (whole == m) return;
-    double tail[kLanes];
-    load_tail<T>(row + whole * item_size(T), m - whole, tail);
-    for (std::size_t j = whole; j < m; ++j) y[j] = std::fma(tail[j - whole], a, y[j]);
+    for (std::size_t r = 0; r < R; ++r) {
+        double tail[kLanes];
+        load_tail<T>(rows[r] + whole * size, m - whole, tail);
+        for (std::size_t j = whole; j < m; ++j) y[j] = std::fma(tail[j - whole], a[r], y[j]);
+    }
+}
+
+template <Storage T>
+void add_rows(const double* a, const std::byte* const* rows, std::size_t count, double* y, std::size_t m) {
+    std::size_t r = 0;
+    for (; r + 4 <= count; r += 4) add_some_rows<T, 4>(a + r, rows + r, y, m);
+    for (; r < count; ++r) add_some_rows<T, 1>(a + r, rows + r, y, m);
 }
 
 template <Storage T>
@@ -404,7 +417,7 @@ constexpr double kScreenError =
 
 template <Storage T>
 constexpr Kernels kernels_for() {
-    return {&accumulate<T>, &accumulate_many<T>, &accumulate_squares<T>, &axpy<T>, &widen<T>, &narrow<T>};
+    return {&accumulate<T>, &accumulate_many<T>, &accumulate_squares<T>, &add_rows<T>, &widen<T>, &narrow<T>};
 }
 
 }  // namespace

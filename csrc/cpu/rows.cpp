@@ -228,21 +228,33 @@ void Rows::widen(Index i, std::vector<double>& out) {
 
 // Member by member in a fixed order, one chunk of columns to a task.
 void Rows::subtract(std::span<const double> from, std::span<const Index> members, std::span<const double> x,
-                                std::span<double> out) {
-    const double bytes = bytes_of(members.size());
+                    std::span<double> out) {
+    std::vector<Index> rows;
+    std::vector<double> factors;
+    for (std::size_t j = 0; j < members.size(); ++j) {
+        if (x[j] == 0.0) continue;
+        rows.push_back(members[j]);
+        factors.push_back(-x[j]);
+    }
+    const double bytes = bytes_of(rows.size());
     bytes_read_ += bytes;
-    const auto n_chunks = static_cast<Index>((d_ + chunk_ - 1) / chunk_);
-    team_.run(n_chunks, bytes, [&](Index chunk, int worker) {
-        const std::size_t column = at(chunk) * chunk_;
-        const std::size_t m = std::min(chunk_, d_ - column);
+    constexpr std::size_t kColumns = 2048;
+    const std::size_t chunk = std::min(chunk_, kColumns);
+    team_.run(static_cast<Index>((d_ + chunk - 1) / chunk), bytes, [&](Index task, int worker) {
+        const std::size_t column = at(task) * chunk;
+        const std::size_t m = std::min(chunk, d_ - column);
         double* r = out.data() + column;
         std::copy_n(from.data() + column, m, r);
-        for (std::size_t j = 0; j < members.size(); ++j) {
-            if (x[j] == 0.0) continue;
-            const std::byte* pointer = nullptr;
-            const Index rows[] = {members[j]};
-            gather(rows, column, m, workspaces_[static_cast<std::size_t>(worker)], &pointer);
-            kernels_.by_type[static_cast<std::size_t>(locate(members[j]).block->storage)].axpy(-x[j], pointer, r, m);
+        const std::byte* pointers[kTile];
+        for (std::size_t begin = 0; begin < rows.size(); begin += kTile) {
+            const std::span<const Index> tile = std::span(rows).subspan(begin, std::min(kTile, rows.size() - begin));
+            gather(tile, column, m, workspaces_[static_cast<std::size_t>(worker)], pointers);
+            for (std::size_t j = 0, count = 0; j < tile.size(); j += count) {
+                const Storage type = locate(tile[j]).block->storage;
+                for (count = 1; j + count < tile.size() && locate(tile[j + count]).block->storage == type;) ++count;
+                kernels_.by_type[static_cast<std::size_t>(type)].add_rows(factors.data() + begin + j, pointers + j,
+                                                                          count, r, m);
+            }
         }
     });
 }

@@ -211,8 +211,14 @@ TEST_CASE(every_set_gives_the_same_bits) {
                         check_many(*set, type, pointers, count, m, random);
                     }
                     std::vector<double> expected = y, got = y;
-                    one.axpy(a, pointers[0], expected.data(), m);
-                    other.axpy(a, pointers[0], got.data(), m);
+                    const double factors[] = {a, 0.5, -a, 1.25, 3.0, a, -0.1};  // four rows at once, and three more
+                    const std::byte* seven[7];
+                    for (std::size_t r = 0; r < 7; ++r) seven[r] = pointers[r % kRowsAtOnce];
+                    one.add_rows(factors, seven, 7, expected.data(), m);
+                    other.add_rows(factors, seven, 7, got.data(), m);
+                    std::vector<double> by_one = y;
+                    for (std::size_t r = 0; r < 7; ++r) one.add_rows(factors + r, seven + r, 1, by_one.data(), m);
+                    CHECK(same_bits(by_one, expected));
                     CHECK(same_bits(got, expected));
                     one.widen(pointers[1], expected.data(), m);
                     other.widen(pointers[1], got.data(), m);
@@ -243,7 +249,8 @@ TEST_CASE(the_definition_written_out) {  // element j to lane j mod 8, in order,
                 lanes.assign(kLanes, 0.0);
                 kernels(*set, type).accumulate_squares(&pointer, 1, m, lanes.data());
                 CHECK(same_bits(lanes, squares));
-                kernels(*set, type).axpy(-0.7, pointer, y.data(), m);
+                const double factor = -0.7;
+                kernels(*set, type).add_rows(&factor, &pointer, 1, y.data(), m);
                 CHECK(same_bits(y, sum));
                 kernels(*set, type).widen(pointer, out.data(), m);
                 CHECK(same_bits(out, wide));
