@@ -98,7 +98,7 @@ const std::map<std::string, Rule> kRules = {
 const std::map<std::string, Pick> kPicks = {{"argmax", Pick::argmax}, {"random", Pick::random}};
 
 const std::map<std::string, Route> kRoutes = {
-    {"auto", Route::automatic}, {"plain", Route::plain}, {"draft", Route::draft}, {"gram", Route::gram}};
+    {"auto", Route::automatic}, {"plain", Route::plain}, {"columns", Route::columns}, {"draft", Route::draft}, {"gram", Route::gram}};
 
 const char* name_of(Route route) {
     for (const auto& [name, value] : kRoutes)

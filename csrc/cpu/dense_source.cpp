@@ -39,11 +39,11 @@ DenseSource::DenseSource(Rows& rows, std::span<const double> target, std::vector
       ridge_(options.ridge),
       tilt_(options.tilt),
       greedy_(options.rule == Rule::greedy),
-      gram_(reading.gram),
       pool_(std::move(pool)),
       residual_(target.begin(), target.end()),
       weight_of_(rows.size(), 0.0),
-      square_(rows.size(), 0.0) {
+      square_(rows.size(), 0.0),
+      linear_(reading.route == Route::columns ? rows.size() : 0, 0.0) {
     std::vector<double> c(rows.size(), 0.0), diagonal(rows.size(), 0.0);
     for (std::size_t j = 0; j < pool_.size(); ++j) {
         const std::size_t i = at(pool_[j]);
@@ -54,29 +54,15 @@ DenseSource::DenseSource(Rows& rows, std::span<const double> target, std::vector
             throw InvalidArgument("tilt: too large for the norms of G; the linear term overflows");
     }
     scores_.reset(std::move(c), std::move(diagonal), target_norm_, options, rank_tolerance());
-    if (reading.drafts) draft_.emplace(rows_, scores_, target_, square_, pool_, options, reading.n_sharing);
-}
-
-// G r = G t - K w.
-void DenseSource::multiply_by_gram(std::span<double> products) {
-    std::vector<double> all(pool_.size()), weights;
-    std::vector<const double*> columns;
-    for (std::size_t j = 0; j < all.size(); ++j)
-        all[j] = scores_.linear(pool_[j]) - 0.5 * tilt_ * square_[at(pool_[j])];
-    for (const Index i : weighted_) {
-        weights.push_back(weight_of_[at(i)]);
-        columns.push_back(gram_->row(i).data());
+    if (reading.route == Route::draft)
+        draft_.emplace(rows_, scores_, target_, square_, pool_, options, reading.n_sharing);
+    if (reading.route == Route::columns) {
+        for (std::size_t j = 0; j < pool_.size(); ++j) linear_[at(pool_[j])] = products[j];
+        cache_.emplace(rows_, *reading.store, scores_, linear_, square_, pool_, options, reading.n_sharing);
     }
-    subtract(weights, columns, all);
-    for (std::size_t j = 0; j < all.size(); ++j) products[at(pool_[j])] = all[j];
 }
 
 void DenseSource::gram_row(Index i, std::span<const Index> members, std::span<double> out) {
-    if (gram_) {
-        const std::span<const double> row = gram_->row(i);
-        for (std::size_t m = 0; m < members.size(); ++m) out[m] = row[gram_->place(members[m])];
-        return;
-    }
     const std::span<const double> drafted = draft_ ? draft_->gram_row(i, members) : std::span<const double>();
     if (drafted.empty())
         rows_.gram_row(i, members, out);
@@ -103,6 +89,7 @@ double DenseSource::set_weights(std::span<const Index> members, std::span<const 
         residual_ = step->residual;
     else
         rows_.subtract(target_, members, weights, residual_);
+    if (cache_) cache_->set_weights(members, weights);
     stale_ = true;
     scores_.weights_changed(scale);
     return std::sqrt(dot(residual_.data(), residual_.data(), residual_.size()));
@@ -115,15 +102,23 @@ void DenseSource::correlations(std::span<const Index> rows, std::span<double> ou
 }
 
 void DenseSource::plan(Pass& pass, const PartitionMatroid& matroid, const Refit& refit) {
-    if (!draft_) return plan_all(pass, matroid);
-    draft_->plan(pass, matroid, refit, residual_);
+    if (draft_)
+        draft_->plan(pass, matroid, refit, residual_);
+    else if (cache_)
+        cache_->plan(pass, matroid);
+    else
+        return plan_all(pass, matroid);
     plan_columns(pass);
     ++passes_;
 }
 
 void DenseSource::finish() {
-    if (!draft_) return finish_all();
-    draft_->finish();
+    if (draft_)
+        draft_->finish();
+    else if (cache_)
+        cache_->finish();
+    else
+        return finish_all();
     finish_columns();
 }
 
@@ -135,11 +130,11 @@ void DenseSource::read(const PartitionMatroid& matroid, const Refit& refit) {
 }
 
 Best DenseSource::best(const PartitionMatroid& matroid, Ask ask) {
-    if (is_stale() && drafted()) {
+    if (is_stale() && is_screened()) {
         if (greedy_) {
             set_correlations(draft_->present().products, pool_);
         } else if (ask == Ask::improving) {
-            const std::vector<Index> rows = draft_->contenders(matroid);
+            const std::vector<Index> rows = draft_ ? draft_->contenders(matroid) : cache_->contenders(matroid);
             std::vector<double> g(rows.size());
             correlations(rows, g);
             const Best best = scores_.best_of(rows, g);
@@ -147,15 +142,7 @@ Best DenseSource::best(const PartitionMatroid& matroid, Ask ask) {
         }
     }
     if (is_stale()) refresh(matroid);
-    Best best = scores_.best(matroid, ask);
-    if (best.index >= 0) best.correlation = correlation(best.index);
-    return best;
-}
-
-double DenseSource::correlation(Index i) {
-    double g = scores_.correlation(i);
-    if (gram_) correlations({&i, 1}, {&g, 1});  // K has told which row; its value is that of the other routes, to the bit
-    return g;
+    return scores_.best(matroid, ask);
 }
 
 Shortlist DenseSource::shortlist(const PartitionMatroid& matroid, Ask ask) {
@@ -177,7 +164,6 @@ void DenseSource::plan_all(Pass& pass, const PartitionMatroid& matroid) {
     for (const Index i : pool_)
         if (matroid.may_take(i) && !scores_.is_selected(i)) eligible_.push_back(i);
     products_.resize(rows_.size());
-    if (gram_) return;
     pass.add_rows(eligible_);
     pass.multiply(residual_.data(), products_.data());
     plan_columns(pass);
@@ -185,7 +171,6 @@ void DenseSource::plan_all(Pass& pass, const PartitionMatroid& matroid) {
 }
 
 void DenseSource::finish_all() {
-    if (gram_) multiply_by_gram(products_);
     set_correlations(products_, eligible_);
     finish_columns();
 }
@@ -221,26 +206,15 @@ void DenseSource::restart() {
     stale_ = false;
     scores_.restart();
     if (draft_) draft_->restart();
+    if (cache_) cache_->restart();
 }
 
 void DenseSource::columns(std::span<const Index> members, std::span<const Index> rows, std::span<double* const> outs) {
-    if (!gram_) {
-        rows_.multiply(rows, Rows::Factors{{}, members}, outs);
-        ++passes_;
-        return;
-    }
-    for (std::size_t m = 0; m < members.size(); ++m) {
-        const std::span<const double> row = gram_->row(members[m]);
-        for (std::size_t j = 0; j < rows.size(); ++j) outs[m][j] = row[gram_->place(rows[j])];
-    }
+    rows_.multiply(rows, Rows::Factors{{}, members}, outs);
+    ++passes_;
 }
 
 void DenseSource::deflate(Index i, std::span<const double> l, double l_end) {
-    if (gram_) {
-        std::vector<double> products(rows_.size());
-        for (std::size_t j = 0; j < pool_.size(); ++j) products[at(pool_[j])] = gram_->row(i)[j];
-        return apply_column(products, l, l_end);
-    }
     const std::span<const double> drafted = draft_ ? draft_->column(i) : std::span<const double>();
     if (!drafted.empty()) return apply_column(drafted, l, l_end);
     PendingColumn column{{}, {l.begin(), l.end()}, l_end, {}};

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "cpu/candidate_scores.hpp"
+#include "cpu/column_cache.hpp"
 #include "cpu/draft.hpp"
-#include "cpu/formed_gram.hpp"
 #include "cpu/pass.hpp"
 #include "cpu/rows.hpp"
 #include "cpu/vectors.hpp"
@@ -25,16 +25,16 @@ FirstPass read_first(Rows& rows, std::span<const Index> pool, std::span<const st
 
 // How a problem's rows are read.
 struct Reading {
-    bool drafts = false;               // draft and verify
-    const FormedGram* gram = nullptr;  // K has been formed
-    std::size_t n_sharing = 1;         // problems that share every pass
+    Route route = Route::plain;
+    std::size_t n_sharing = 1;     // problems that share every pass
+    ColumnStore* store = nullptr;  // for the route by columns
 };
 
 // Every correlation is a float64 product with the float64 residual. The plain route forms those of all eligible rows in
-// one pass for each pick (two products in the same pass for rule = greedy). Draft and verify forms only those that can
-// be the best, and finds out which in float32 and for several picks in one pass (Draft): the same picks, to the bit.
-// Of size d it keeps the target, the residual and one row in float64; of size n a handful of vectors; for greedy also
-// n x k deflated columns; drafting, see Draft.
+// one pass for each pick (two products in the same pass for rule = greedy). The others form only those that can be the
+// best and find out which in float32 (Screening), from passes that serve several picks (Draft, ColumnCache): the same
+// picks, to the bit. Of size d it keeps the target, the residual and one row in float64; of size n a handful of vectors;
+// for greedy also n x k deflated columns.
 class DenseSource {
   public:
     // Only the rows in `pool` (distinct, ascending) are ever read. `squares` and `products` are read_first's.
@@ -53,21 +53,23 @@ class DenseSource {
     double schur_from_rows(Index i, std::span<const Index> members, std::span<const double> x);
     double set_weights(std::span<const Index> members, std::span<const double> weights, double scale);
     void correlations(std::span<const Index> rows, std::span<double> out);
-    bool ready() const { return !is_stale() || drafted(); }
+    bool ready() const { return !is_stale() || is_screened(); }
     void read(const PartitionMatroid& matroid, const Refit& refit);
     // The same in three steps, for problems that share a pass: all plan, the pass is made, all finish.
     void plan(Pass& pass, const PartitionMatroid& matroid, const Refit& refit);
     void finish();
     Best best(const PartitionMatroid& matroid, Ask ask);
     Shortlist shortlist(const PartitionMatroid& matroid, Ask ask);
-    double correlation(Index i);
+    double correlation(Index i) const { return scores_.correlation(i); }
     void mark(Index i, Mark mark) {
         scores_.mark(i, mark);
         if (draft_) draft_->marked(i);
+        if (cache_) cache_->marked(i);
     }
     void clear_barred() {
         scores_.clear_barred();
         if (draft_) draft_->clear_barred();
+        if (cache_) cache_->clear_barred();
     }
 
     void restart();
@@ -92,10 +94,11 @@ class DenseSource {
         std::vector<double> products;  // by row
     };
 
-    // The draft knows the present weights, and nothing else is wanted.
-    bool drafted() const { return draft_ && draft_->covers_present() && pending_.empty(); }
+    // The draft or the columns know the present weights, and nothing else is wanted.
+    bool is_screened() const {
+        return pending_.empty() && ((draft_ && draft_->covers_present()) || (cache_ && cache_->covers_present()));
+    }
     bool is_stale() const { return stale_ || !pending_.empty(); }
-    void multiply_by_gram(std::span<double> products);  // products[i] = <row i, r>
     void refresh(const PartitionMatroid& matroid);
     void plan_all(Pass& pass, const PartitionMatroid& matroid);
     void finish_all();
@@ -110,7 +113,6 @@ class DenseSource {
     double ridge_ = 0.0;
     double tilt_ = 0.0;
     bool greedy_ = false;
-    const FormedGram* gram_ = nullptr;
     CandidateScores scores_;
     std::vector<Index> pool_;
 
@@ -118,12 +120,14 @@ class DenseSource {
     std::vector<double> weight_of_;  // by row, for the ridge term
     std::vector<Index> weighted_;    // rows with a weight
     std::vector<double> square_;     // diag K
+    std::vector<double> linear_;     // G t, for the route by columns
     bool stale_ = false;             // g is older than the weights
     std::vector<Index> eligible_;
     std::vector<double> products_;  // of the residual with all rows
     std::vector<PendingColumn> pending_;
     std::vector<std::vector<double>> deflated_;  // greedy: columns of L^-1 applied to K, over `pool_`
     std::optional<Draft> draft_;
+    std::optional<ColumnCache> cache_;
 
     Index passes_ = 1;  // read_first
 };

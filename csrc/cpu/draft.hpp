@@ -2,13 +2,13 @@
 #pragma once
 
 #include <array>
-#include <cmath>
 #include <span>
 #include <vector>
 
 #include "cpu/candidate_scores.hpp"
 #include "cpu/pass.hpp"
 #include "cpu/rows.hpp"
+#include "cpu/screening.hpp"
 #include "pysubmod/refit.hpp"
 #include "pysubmod/source.hpp"
 
@@ -24,7 +24,7 @@ namespace pysubmod::cpu {
 // rows have.
 class Draft {
   public:
-    // `scores`, `target` and `squares` (diag K by row) are the source's and must outlive this object. `n_sharing`
+    // `scores`, `target` and `pool` are the source's and must outlive this object; `squares` is diag K by row. `n_sharing`
     // problems share every pass.
     Draft(Rows& rows, const CandidateScores& scores, std::span<const double> target, std::span<const double> squares,
           std::span<const Index> pool, const Options& options, std::size_t n_sharing);
@@ -52,54 +52,35 @@ class Draft {
     void plan(Pass& pass, const PartitionMatroid& matroid, const Refit& refit, std::span<const double> residual);
     // The pass was made.
     void finish() { present_ = seen_ = 0; }
-    // The rows among which the best one is, for the present weights. None if that cannot be told, or if there are so
-    // many that a pass in float64 is cheaper.
+    // As Screening::contenders, for the present weights.
     std::vector<Index> contenders(const PartitionMatroid& matroid);
 
-    // Row i has another mark now.
-    void marked(Index i);
-    void clear_barred() { closed_is_stale_ = closed_is_stale_ || any_barred_; }
+    void marked(Index i) { screening_.marked(i); }
+    void clear_barred() { screening_.clear_barred(); }
     void restart();
 
   private:
     static constexpr std::size_t kNone = static_cast<std::size_t>(-1);
     static constexpr std::size_t kMostSteps = 31;
-    struct Candidate {
-        Index row;
-        float score;  // as of when it was last formed
-    };
+    using Candidate = Screening::Candidate;
 
     void forget();
-    void update_closed(const PartitionMatroid& matroid);
+    void update_factors();
     void learn();
     std::size_t n_steps(const PartitionMatroid& matroid, std::size_t members, std::size_t candidates) const;
-    void list_eligible();
-    std::vector<Candidate> candidates(std::size_t count);
     void run_ahead(PartitionMatroid matroid, Refit refit, std::vector<Candidate> candidates, std::size_t n_steps);
     Index best_candidate(const PartitionMatroid& matroid, std::vector<Candidate>& candidates);
     bool draft_pick(Index i, Refit& refit, Step& step);
     static void set_weights(Step& step, const Refit& refit);
 
-    // A score of the product with a residual scaled to length 1, over that residual's norm.
-    float score(std::size_t i, float product, float inverse_norm) const {
-        if (!offset_.empty()) product += offset_[i] * inverse_norm;
-        return height(product) * factor_[i] + closed_[i];
-    }
-    float height(float g) const { return nonneg_ ? g : std::abs(g); }
-
     Rows& rows_;
     const CandidateScores& scores_;
-    std::span<const double> target_, squares_;
+    std::span<const double> target_;
     std::span<const Index> pool_;
-    bool nonneg_, release_zeros_, greedy_;
+    Screening screening_;
+    bool release_zeros_, greedy_;
     double n_sharing_;
-    std::size_t n_, stride_, most_steps_;  // stride: n filled up for the kernels
-    // By row: score per height; the unit of its error; what the tilt adds to a product (empty without one); 0, or minus
-    // infinity for rows that cannot be taken.
-    std::vector<float> factor_, unit_, offset_, closed_;
-    double largest_offset_share_ = 0.0;  // of an offset, over the row's unit
-    std::vector<char> open_groups_;
-    bool closed_is_stale_ = true, any_barred_ = false;
+    std::size_t n_, stride_, most_steps_;
 
     std::vector<Step> steps_;
     std::vector<float> products_;  // [step][row], the residuals scaled to length 1
@@ -107,10 +88,7 @@ class Draft {
     std::size_t seen_ = kNone;     // the last step that was the present one: its scores are the newest there are
     // By depth in the draft, of late: picks that were drafted when all before them were right, and how many were right.
     std::array<double, kMostSteps> drafted_{}, right_{};
-    std::vector<Index> eligible_;
-    std::vector<char> covered_;  // by row: eligible when the pass was made
-    std::vector<float> estimates_, candidate_products_;
-    std::vector<float> at_most_;  // by block of rows: the highest that a score can be
+    std::vector<float> candidate_products_;
     std::vector<Index> places_;
 };
 

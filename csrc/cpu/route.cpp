@@ -25,6 +25,14 @@ double draft_cost(double n, double picks, double targets, double bytes, bool gre
     return picks / per_pass * (n * pass + vectors * (Cost::kCandidate * candidates + Cost::kMember * 0.5 * picks));
 }
 
+// Columns a dozen at a time, a third of them in vain; targets share what they have in common, about a half. Every pick
+// adds up the columns of all members.
+double columns_cost(double n, double d, double picks, double targets, double bytes) {
+    const double columns = std::min(n, 1.4 * picks * (1.0 + 0.5 * (targets - 1.0)));
+    const double passes = std::ceil(columns / 12.0);
+    return n * (passes * Cost::pass(12.0, bytes) + targets * 0.5 * picks * picks / d);
+}
+
 }  // namespace
 
 std::size_t n_candidates(std::size_t n) {
@@ -35,20 +43,22 @@ std::size_t n_candidates(std::size_t n) {
 Route choose_route(const Options& options, std::span<const double> squares, std::size_t d, double row_bytes,
                    std::size_t picks, std::size_t targets) {
     const bool greedy = options.rule == Rule::greedy;
-    const bool drafts = options.pick == Pick::argmax && can_screen(squares, options.tilt);
-    if (options.route == Route::draft && !drafts)
+    const bool screens = options.pick == Pick::argmax && can_screen(squares, options.tilt);
+    if ((options.route == Route::draft || options.route == Route::columns) && !screens)
         throw InvalidArgument(
-            "route: 'draft' needs pick='argmax' and norms of rows between 1e-20 and 1e20; use 'plain' (or 'auto')");
+            "route: 'draft' and 'columns' need pick='argmax' and norms of rows between 1e-20 and 1e20; use 'plain' (or "
+            "'auto')");
+    if (options.route == Route::columns && greedy)
+        throw InvalidArgument("route: 'columns' is not for rule='greedy'; use 'draft' (or 'auto')");
     if (options.route != Route::automatic) return options.route;
     const auto n = static_cast<double>(squares.size()), k = static_cast<double>(picks);
     const auto m = static_cast<double>(targets);
     const double bytes = n * row_bytes, members = Cost::kMember * 0.5 * k * k * m;
     // For each pick greedy reads a column of K as well.
     const double plain = n * k * Cost::exact_pass(greedy ? 2.0 * m : m) + members;
-    const double draft = drafts ? draft_cost(n, k, m, bytes, greedy) : plain;
-    const double gram = Cost::kGram * n * n + 0.5 * members + m * n * k * k / static_cast<double>(d);
-    const bool gram_fits = 8.0 * n * n <= 0.4 * bytes;
-    if (gram_fits && gram < std::min(plain, draft)) return Route::gram;
+    const double draft = screens ? draft_cost(n, k, m, bytes, greedy) : plain;
+    const double columns = screens && !greedy ? columns_cost(n, static_cast<double>(d), k, m, bytes) + members : plain;
+    if (columns < std::min(plain, draft)) return Route::columns;
     return draft < plain ? Route::draft : Route::plain;
 }
 

@@ -14,7 +14,6 @@ namespace pysubmod::cpu {
 struct Cost {
     static constexpr double kCandidate = 0.2;  // a row that is looked at in a drafted pick
     static constexpr double kMember = 1.0;     // a member in a pick: its row is read twice in float64
-    static constexpr double kGram = 0.14;      // an entry of K, both halves counted
     // A pass with so many vectors over so many bytes. Up to eight vectors memory sets the pace.
     static double pass(double vectors, double bytes) {
         constexpr double kCacheBytes = 4 << 20;  // rows that fit are read from the cores' own caches

@@ -3,7 +3,6 @@
 
 #include <chrono>
 #include <memory>
-#include <optional>
 #include <string>
 
 #include "cpu/dense_source.hpp"
@@ -115,9 +114,8 @@ std::vector<Solution> solve_rows(const Call& call) {
     const Route route =
         cpu::choose_route(call.options, first.squares, rows.width(), rows.row_bytes(),
                           static_cast<std::size_t>(call.matroid.rank()), targets.size());
-    std::optional<cpu::FormedGram> gram;
-    if (route == Route::gram) gram.emplace(rows, call.pool);
-    const cpu::Reading reading{route == Route::draft, gram ? &*gram : nullptr, targets.size()};
+    cpu::ColumnStore store(rows.size());
+    const cpu::Reading reading{route, targets.size(), &store};
 
     std::vector<std::unique_ptr<cpu::DenseSource>> sources;
     std::vector<Pursuit<cpu::DenseSource>> pursuits;

@@ -36,7 +36,7 @@ __all__ = [
 RULES = ("omp", "normalized", "greedy")
 PICKS = ("argmax", "random")
 RANKINGS = ("relu", "signed")
-ROUTES = ("auto", "plain", "draft", "gram")
+ROUTES = ("auto", "plain", "columns", "draft")
 REFINEMENTS = ("swap",)
 DEFAULT_SWAP_TOL = 1e-9
 SMALLEST_SWAP_TOL = 1e-12  # below it what a swap gains is rounding
@@ -96,7 +96,7 @@ def pursue(
         "release_zeros": as_flag("release_zeros", release_zeros),
         "route": as_choice("route", route, ROUTES),
     }
-    if route not in ("auto", "gram") and problem._is_gram:
+    if route != "auto" and problem._is_gram:
         raise ValueError(f"route: {route!r} reads rows, but only a Gram matrix was given; leave route out")
     if ranking != "relu" and not (pick == "random" and fill):
         raise ValueError("ranking: orders rows that do not help, which only pick='random' with fill=True draws from")

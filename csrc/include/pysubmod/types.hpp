@@ -39,9 +39,9 @@ enum class Pick { argmax, random };
 
 enum class Status { budget, tolerance, no_gain, rank_deficient, exhausted, stopped };
 
-// How rows are read: one pass for each pick; several picks to a pass, drafted and verified; or all of K = G G' first.
-// `automatic` is the one that a cost model thinks fastest.
-enum class Route { automatic, plain, draft, gram };
+// How rows are read: one pass for each pick; columns of K = G G', several to a pass, kept; or several picks to a pass,
+// drafted and verified. `automatic` is the one that a cost model thinks fastest; `gram` reads no rows: K was given.
+enum class Route { automatic, plain, columns, draft, gram };
 
 struct Options {
     double ridge = 0.0;
