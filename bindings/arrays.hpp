@@ -6,8 +6,8 @@
 #include <pybind11/pybind11.h>
 
 #include <span>
-#include <vector>
 #include <stdexcept>
+#include <vector>
 
 #include "pysubmod/types.hpp"
 

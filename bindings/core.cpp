@@ -97,8 +97,11 @@ const std::map<std::string, Rule> kRules = {
 
 const std::map<std::string, Pick> kPicks = {{"argmax", Pick::argmax}, {"random", Pick::random}};
 
-const std::map<std::string, Route> kRoutes = {
-    {"auto", Route::automatic}, {"plain", Route::plain}, {"columns", Route::columns}, {"draft", Route::draft}, {"gram", Route::gram}};
+const std::map<std::string, Route> kRoutes = {{"auto", Route::automatic},
+                                              {"plain", Route::plain},
+                                              {"columns", Route::columns},
+                                              {"draft", Route::draft},
+                                              {"gram", Route::gram}};
 
 const char* name_of(Route route) {
     for (const auto& [name, value] : kRoutes)
@@ -207,9 +210,9 @@ py::list solve(const py::list& blocks, const Array<double>& vectors, bool is_gra
     Execution execution;
     execution.n_threads = n_threads;
     if (kernels) execution.kernels = kernels->c_str();
-    const std::vector<Solution> solutions = without_gil(
-        callback,
-        [&](Monitor& monitor) { return solve_each_cpu(problem, targets, constraint, parsed, execution, monitor); });
+    const std::vector<Solution> solutions = without_gil(callback, [&](Monitor& monitor) {
+        return solve_each_cpu(problem, targets, constraint, parsed, execution, monitor);
+    });
     py::list out;
     for (const Solution& solution : solutions) out.append(to_dict(solution));
     return out;

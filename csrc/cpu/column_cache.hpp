@@ -25,21 +25,23 @@ class ColumnStore {
     std::vector<Index> ids_;
 };
 
-// For the weights at hand, the correlations of all rows come from the columns of the members, up to a known error, and
-// the few rows that can be the best within it are all that must be looked at in float64. A pass that must fetch a column
-// fetches those of the rows that are likely to be picked next.
+// The correlations of all rows at the weights at hand are those at the last pass, less the columns of the members times
+// what their weights have changed since: right up to a known error, and the few rows that can be the best within it are
+// all that must be looked at in float64. A pass that must fetch a column fetches those of the rows that are likely to
+// be picked next as well.
 class ColumnCache {
   public:
-    // `scores` and `pool` are the source's and must outlive this object, as must `linear` (G t by row) and `squares`.
-    ColumnCache(Rows& rows, ColumnStore& store, const CandidateScores& scores, std::span<const double> linear,
-                std::span<const double> squares, std::span<const Index> pool, const Options& options,
-                std::size_t n_sharing);
+    // `scores`, `squares` (diag K by row) and `pool` are the source's and must outlive this object; `products` is G t
+    // in the pool's order.
+    ColumnCache(Rows& rows, ColumnStore& store, const CandidateScores& scores, std::span<const double> products,
+                double target_norm, std::span<const double> squares, std::span<const Index> pool,
+                const Options& options, std::size_t n_sharing);
 
     bool covers_present() const { return has_all_; }
     void set_weights(std::span<const Index> members, std::span<const double> weights);
-    // Says what the pass must give; `finish` when it was made.
-    void plan(Pass& pass, const PartitionMatroid& matroid);
-    void finish() { has_all_ = true; }
+    // Says what the pass must give, `residual` being that of the present weights; `finish` when it was made.
+    void plan(Pass& pass, const PartitionMatroid& matroid, std::span<const double> residual);
+    void finish();
     // As Screening::contenders, for the present weights.
     std::vector<Index> contenders(const PartitionMatroid& matroid);
 
@@ -48,22 +50,30 @@ class ColumnCache {
     void restart();
 
   private:
+    struct Weight {
+        Index row;
+        double value;
+    };
+
+    void learn();
     void form_products();
 
     Rows& rows_;
     ColumnStore& store_;
-    const CandidateScores& scores_;
-    std::span<const double> linear_, squares_;
+    std::span<const double> squares_;
     std::span<const Index> pool_;
     Screening screening_;
     bool is_shared_;
-    std::size_t at_once_, most_columns_;
-    std::vector<Index> weighted_;
-    std::vector<double> weights_;
+    std::size_t at_once_, most_at_once_, most_columns_;
+    double picks_per_pass_;  // of late
+    // G r over ||r|| for the weights of the last pass, and at the start.
+    std::vector<float> base_, first_;
+    double base_norm_ = 0.0, first_norm_ = 0.0;
+    std::vector<Weight> base_weights_, weights_, changes_;  // then, now, and what has changed (without zeros)
     bool has_all_ = true, is_formed_ = false;
-    std::vector<float> products_;  // G r over the problem's scale, for the weights they were last formed for
-    double unit_ = 1.0;            // that scale
-    bool any_products_ = false;
+    std::vector<float> products_;  // G r over `products_unit_`, for the weights they were last formed for
+    double products_unit_ = 1.0;
+    double error_ = 0.0;  // of a product, in units of the row's length
     std::vector<double> wide_row_;
 };
 

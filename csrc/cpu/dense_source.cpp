@@ -42,8 +42,7 @@ DenseSource::DenseSource(Rows& rows, std::span<const double> target, std::vector
       pool_(std::move(pool)),
       residual_(target.begin(), target.end()),
       weight_of_(rows.size(), 0.0),
-      square_(rows.size(), 0.0),
-      linear_(reading.route == Route::columns ? rows.size() : 0, 0.0) {
+      square_(rows.size(), 0.0) {
     std::vector<double> c(rows.size(), 0.0), diagonal(rows.size(), 0.0);
     for (std::size_t j = 0; j < pool_.size(); ++j) {
         const std::size_t i = at(pool_[j]);
@@ -56,10 +55,9 @@ DenseSource::DenseSource(Rows& rows, std::span<const double> target, std::vector
     scores_.reset(std::move(c), std::move(diagonal), target_norm_, options, rank_tolerance());
     if (reading.route == Route::draft)
         draft_.emplace(rows_, scores_, target_, square_, pool_, options, reading.n_sharing);
-    if (reading.route == Route::columns) {
-        for (std::size_t j = 0; j < pool_.size(); ++j) linear_[at(pool_[j])] = products[j];
-        cache_.emplace(rows_, *reading.store, scores_, linear_, square_, pool_, options, reading.n_sharing);
-    }
+    if (reading.route == Route::columns)
+        cache_.emplace(rows_, *reading.store, scores_, products, target_norm_, square_, pool_, options,
+                       reading.n_sharing);
 }
 
 void DenseSource::gram_row(Index i, std::span<const Index> members, std::span<double> out) {
@@ -105,7 +103,7 @@ void DenseSource::plan(Pass& pass, const PartitionMatroid& matroid, const Refit&
     if (draft_)
         draft_->plan(pass, matroid, refit, residual_);
     else if (cache_)
-        cache_->plan(pass, matroid);
+        cache_->plan(pass, matroid, residual_);
     else
         return plan_all(pass, matroid);
     plan_columns(pass);

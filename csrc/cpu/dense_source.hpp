@@ -33,8 +33,8 @@ struct Reading {
 // Every correlation is a float64 product with the float64 residual. The plain route forms those of all eligible rows in
 // one pass for each pick (two products in the same pass for rule = greedy). The others form only those that can be the
 // best and find out which in float32 (Screening), from passes that serve several picks (Draft, ColumnCache): the same
-// picks, to the bit. Of size d it keeps the target, the residual and one row in float64; of size n a handful of vectors;
-// for greedy also n x k deflated columns.
+// picks, to the bit. Of size d it keeps the target, the residual and one row in float64; of size n a handful of
+// vectors; for greedy also n x k deflated columns.
 class DenseSource {
   public:
     // Only the rows in `pool` (distinct, ascending) are ever read. `squares` and `products` are read_first's.
@@ -120,7 +120,6 @@ class DenseSource {
     std::vector<double> weight_of_;  // by row, for the ridge term
     std::vector<Index> weighted_;    // rows with a weight
     std::vector<double> square_;     // diag K
-    std::vector<double> linear_;     // G t, for the route by columns
     bool stale_ = false;             // g is older than the weights
     std::vector<Index> eligible_;
     std::vector<double> products_;  // of the residual with all rows

@@ -31,9 +31,10 @@ Draft::Draft(Rows& rows, const CandidateScores& scores, std::span<const double> 
       n_(rows.size()),
       stride_(screening_.stride()) {
     const double bytes = rows.row_bytes() * static_cast<double>(pool.size());
-    const double step_bytes = (greedy_ ? 16.0 : 12.0) * static_cast<double>(rows.width()) +
-                              (greedy_ ? 16.0 : 4.0) * static_cast<double>(n_);
-    most_steps_ = static_cast<std::size_t>(std::clamp(0.25 * bytes / (n_sharing_ * step_bytes), 1.0, static_cast<double>(kMostSteps)));
+    const double step_bytes =
+        (greedy_ ? 16.0 : 12.0) * static_cast<double>(rows.width()) + (greedy_ ? 16.0 : 4.0) * static_cast<double>(n_);
+    most_steps_ = static_cast<std::size_t>(
+        std::clamp(0.25 * bytes / (n_sharing_ * step_bytes), 1.0, static_cast<double>(kMostSteps)));
 }
 
 void Draft::forget() {
@@ -66,8 +67,7 @@ std::span<const double> Draft::column(Index i) const {
     return present().column;
 }
 
-void Draft::plan(Pass& pass, const PartitionMatroid& matroid, const Refit& refit,
-                 std::span<const double> residual) {
+void Draft::plan(Pass& pass, const PartitionMatroid& matroid, const Refit& refit, std::span<const double> residual) {
     if (!screening_.follow(matroid)) forget();
     learn();
     const std::vector<Index>& eligible = screening_.cover(greedy_);

@@ -24,8 +24,8 @@ namespace pysubmod::cpu {
 // rows have.
 class Draft {
   public:
-    // `scores`, `target` and `pool` are the source's and must outlive this object; `squares` is diag K by row. `n_sharing`
-    // problems share every pass.
+    // `scores`, `target` and `pool` are the source's and must outlive this object; `squares` is diag K by row.
+    // `n_sharing` problems share every pass.
     Draft(Rows& rows, const CandidateScores& scores, std::span<const double> target, std::span<const double> squares,
           std::span<const Index> pool, const Options& options, std::size_t n_sharing);
 

@@ -121,13 +121,9 @@ void GramSource::correlations(std::span<const Index> rows, std::span<double> out
     }
 }
 
-Best GramSource::best(const PartitionMatroid& matroid, Ask ask) {
-    return scores_.best(matroid, ask);
-}
+Best GramSource::best(const PartitionMatroid& matroid, Ask ask) { return scores_.best(matroid, ask); }
 
-Shortlist GramSource::shortlist(const PartitionMatroid& matroid, Ask ask) {
-    return scores_.shortlist(matroid, ask);
-}
+Shortlist GramSource::shortlist(const PartitionMatroid& matroid, Ask ask) { return scores_.shortlist(matroid, ask); }
 
 // g = c - C w, from the rows of K that carry weight, in member order.
 void GramSource::refresh() {

@@ -55,8 +55,8 @@ inline double join_lanes(const double* lane) {
     return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
 }
 
-// What the scores of rows are made of, by row: height(product + offset * inverse_norm) * factor + closed, the height being
-// the number itself (signed) or its size; each may be off by slack * unit. Without offsets that pointer is null.
+// What the scores of rows are made of, by row: height(product + offset * inverse_norm) * factor + closed, the height
+// being the number itself (signed) or its size; each may be off by slack * unit. Without offsets that pointer is null.
 struct ScreenedScores {
     const float *products, *factor, *unit, *closed, *offset;
     float inverse_norm, slack;
@@ -70,9 +70,9 @@ struct ScoreBounds {
 struct KernelSet {
     const char* name;
     Kernels by_type[kStorageTypes];
-    // Products in float32: sums[v * stride + r] += <row r, x_v> over m <= kScreenColumns columns, the vectors `x_stride`
-    // apart. Each is within screen_error * ||row|| * ||x|| of the true one, but for underflow; the order of summation is
-    // each set's own.
+    // Products in float32: sums[v * stride + r] += <row r, x_v> over m <= kScreenColumns columns, the vectors
+    // `x_stride` apart. Each is within screen_error * ||row|| * ||x|| of the true one, but for underflow; the order of
+    // summation is each set's own.
     void (*screen)(const ScreenRows& rows, const float* xs, std::size_t x_stride, std::size_t n_xs, std::size_t m,
                    double* sums, std::size_t stride);
     double screen_error;

@@ -289,7 +289,8 @@ inline void add_four_sums(const Floats* sum, double* s) {
     const __m512d ab = pair(sum[0], sum[1]), cd = pair(sum[2], sum[3]);
     const __m512 four = _mm512_add_ps(_mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xff, ab, cd)),
                                       _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xff, ab, cd)));
-    const __m256 half = _mm256_add_ps(_mm512_maskz_extractf32x8_ps(0xff, four, 0), _mm512_maskz_extractf32x8_ps(0xff, four, 1));
+    const __m256 half =
+        _mm256_add_ps(_mm512_maskz_extractf32x8_ps(0xff, four, 0), _mm512_maskz_extractf32x8_ps(0xff, four, 1));
     const __m128 whole = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
     _mm256_storeu_pd(s, _mm256_add_pd(_mm256_loadu_pd(s), _mm256_cvtps_pd(whole)));
 }
@@ -405,15 +406,15 @@ inline ScoreBounds bounds_of(const ScreenedScores& scores, std::size_t begin, st
 
 ScoreBounds bounds(const ScreenedScores& scores, std::size_t begin, std::size_t end) {
     if (scores.offset)
-        return scores.is_signed ? bounds_of<true, true>(scores, begin, end) : bounds_of<false, true>(scores, begin, end);
+        return scores.is_signed ? bounds_of<true, true>(scores, begin, end)
+                                : bounds_of<false, true>(scores, begin, end);
     return scores.is_signed ? bounds_of<true, false>(scores, begin, end) : bounds_of<false, false>(scores, begin, end);
 }
 
 // A product goes through at most kScreenColumns / kFloats additions, as many roundings again where it is not fused, and
 // the tree; 12 more for the rounding of row and vector and of the result to float32. Each is at most 2^-24 of
 // sum |row_j x_j| <= ||row|| ||x||.
-constexpr double kScreenError =
-    (kScreenColumns / kFloats * (PYSUBMOD_VECTOR > 2 ? 1 : 2) + kFloats + 12) * 0x1p-24;
+constexpr double kScreenError = (kScreenColumns / kFloats * (PYSUBMOD_VECTOR > 2 ? 1 : 2) + kFloats + 12) * 0x1p-24;
 
 template <Storage T>
 constexpr Kernels kernels_for() {

@@ -10,13 +10,12 @@ namespace {
 
 // Whether float32 can hold the products, and what the tilt adds to them: far from its limits.
 bool can_screen(std::span<const double> squares, double tilt) {
-    return std::ranges::all_of(squares, [tilt](double s) {
-        return s == 0.0 || (s > 1e-40 && s < 1e40 && 0.5 * std::abs(tilt) * s < 1e30);
-    });
+    return std::ranges::all_of(
+        squares, [tilt](double s) { return s == 0.0 || (s > 1e-40 && s < 1e40 && 0.5 * std::abs(tilt) * s < 1e30); });
 }
 
-// About six picks to a pass, a quarter of the vectors in vain, and what the drafts cost. Targets that share a pass draft
-// less, a vector for each pick and pass at the least.
+// About six picks to a pass, a quarter of the vectors in vain, and what the drafts cost. Targets that share a pass
+// draft less, a vector for each pick and pass at the least.
 double draft_cost(double n, double picks, double targets, double bytes, bool greedy) {
     const double per_pass = std::max(1.0, 6.0 / std::sqrt(targets));
     const double vectors = 1.25 * per_pass * targets;

@@ -16,9 +16,9 @@ struct Cost {
     static constexpr double kMember = 1.0;     // a member in a pick: its row is read twice in float64
     // A pass with so many vectors over so many bytes. Up to eight vectors memory sets the pace.
     static double pass(double vectors, double bytes) {
-        constexpr double kCacheBytes = 4 << 20;  // rows that fit are read from the cores' own caches
-        return bytes < kCacheBytes ? std::max(1.0, 0.4 + 0.2 * vectors) : std::max(1.0, 0.5 + 0.06 * vectors);
+        return in_cache(bytes) ? std::max(1.0, 0.4 + 0.2 * vectors) : std::max(1.0, 0.5 + 0.06 * vectors);
     }
+    static bool in_cache(double bytes) { return bytes < 4 << 20; }  // rows are read from the cores' own caches
     static double exact_pass(double vectors) { return std::max(1.0, 0.5 + 0.13 * vectors); }  // in float64
 };
 

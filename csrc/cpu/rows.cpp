@@ -76,7 +76,7 @@ Rows::Location Rows::locate(Index i) const {
 }
 
 void Rows::gather(std::span<const Index> rows, std::size_t column, std::size_t m, Workspace& work,
-                         const std::byte** out) const {
+                  const std::byte** out) const {
     for (std::size_t r = 0; r < rows.size(); ++r) {
         const auto [block, data] = locate(rows[r]);
         out[r] = data + static_cast<std::ptrdiff_t>(column) * block->column_stride;

@@ -10,8 +10,8 @@ namespace {
 std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 
 constexpr float kClosed = -std::numeric_limits<float>::infinity();
-constexpr std::size_t kBlock = 256;       // rows that are looked at again together
-constexpr double kSmallestUnit = 1e-30;   // its inverse must be a float32
+constexpr std::size_t kBlock = 256;          // rows that are looked at again together
+constexpr double kSmallestUnit = 1e-30;      // its inverse must be a float32
 constexpr double kRoundings = 16 * 0x1p-24;  // of score(), of unit_ and of what the tilt adds
 
 }  // namespace
@@ -112,8 +112,8 @@ std::vector<Screening::Candidate> Screening::best_rows(const float* products, do
     return best;
 }
 
-// Each score s is within slack * unit_ of the true one, and so near each other scores count as tied: rows whose score plus
-// slack is below another's less slack are not the best.
+// Each score s is within slack * unit_ of the true one, and so near each other scores count as tied: rows whose score
+// plus slack is below another's less slack are not the best.
 std::vector<Index> Screening::contenders(const float* products, double unit, double error) {
     std::vector<Index> rows;
     if (!(unit > kSmallestUnit)) return rows;
@@ -121,14 +121,9 @@ std::vector<Index> Screening::contenders(const float* products, double unit, dou
     const double tilt_share = offset_.empty() ? 0.0 : kRoundings * largest_offset_share_ / unit;
     const auto slack =
         static_cast<float>(error + kRoundings + tilt_share + 2.0 * kScoreTolerance * scores_.scale() / unit);
-    const ScreenedScores scores{products,
-                                factor_.data(),
-                                unit_.data(),
-                                closed_.data(),
-                                offset_.empty() ? nullptr : offset_.data(),
-                                inverse,
-                                slack,
-                                nonneg_};
+    const ScreenedScores scores{
+        products, factor_.data(), unit_.data(), closed_.data(), offset_.empty() ? nullptr : offset_.data(),
+        inverse,  slack,          nonneg_};
     at_most_.resize((n_ + kBlock - 1) / kBlock);
     float surely = 0.0f, poison = 0.0f;
     for (std::size_t b = 0; b < at_most_.size(); ++b) {

@@ -36,7 +36,8 @@ class Screening {
     const std::vector<Index>& cover(bool all);
     const std::vector<Index>& eligible() const { return eligible_; }
 
-    // A row's score from its product; products and score both come divided by `unit`, of which `inverse` is the inverse.
+    // A row's score from its product; products and score both come divided by `unit`, of which `inverse` is the
+    // inverse.
     float score(std::size_t i, float product, float inverse) const {
         if (!offset_.empty()) product += offset_[i] * inverse;
         return (nonneg_ ? product : std::abs(product)) * factor_[i] + closed_[i];
@@ -46,8 +47,8 @@ class Screening {
     // The eligible rows of largest score, `count` of them or all. Without products: by the correlations that the scores
     // hold.
     std::vector<Candidate> best_rows(const float* products, double unit, std::size_t count) const;
-    // The rows among which the best one is, each product being off by at most error * sqrt(C_ii). None if that cannot be
-    // told, or if there are so many that a pass in float64 is cheaper.
+    // The rows among which the best one is, each product being off by at most error * sqrt(C_ii). None if that cannot
+    // be told, or if there are so many that a pass in float64 is cheaper.
     std::vector<Index> contenders(const float* products, double unit, double error);
 
   private:

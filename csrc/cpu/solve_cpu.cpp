@@ -111,9 +111,8 @@ std::vector<Solution> solve_rows(const Call& call) {
     const std::span<const std::span<const double>> targets = call.targets;
     cpu::Rows rows(call.problem.rows, targets[0].size(), call.team, call.kernels);
     const cpu::FirstPass first = cpu::read_first(rows, call.pool, targets);
-    const Route route =
-        cpu::choose_route(call.options, first.squares, rows.width(), rows.row_bytes(),
-                          static_cast<std::size_t>(call.matroid.rank()), targets.size());
+    const Route route = cpu::choose_route(call.options, first.squares, rows.width(), rows.row_bytes(),
+                                          static_cast<std::size_t>(call.matroid.rank()), targets.size());
     cpu::ColumnStore store(rows.size());
     const cpu::Reading reading{route, targets.size(), &store};
 

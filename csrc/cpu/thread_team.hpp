@@ -28,9 +28,10 @@ class ThreadTeam {
     int started() const { return static_cast<int>(workers_.size()) + 1; }
 
     // Calls job(task, worker) for every task in 0 .. n_tasks - 1, each exactly once; 0 <= worker < size(). Each worker
-    // goes up through a share of its own, the same in every run of as many tasks, so that it finds in its caches what it
-    // read before; then it takes from the ends of the others'. `bytes` is about how much memory the whole job reads: for small ones no worker is woken. An
-    // exception in a task is rethrown here when all threads have stopped; Interrupted if the monitor says so.
+    // goes up through a share of its own, the same in every run of as many tasks, so that it finds in its caches what
+    // it read before; then it takes from the ends of the others'. `bytes` is about how much memory the whole job reads:
+    // for small ones no worker is woken. An exception in a task is rethrown here when all threads have stopped;
+    // Interrupted if the monitor says so.
     void run(Index n_tasks, double bytes, const std::function<void(Index, int)>& job);
 
     // Throws Interrupted if the monitor says so; asks it at most every 20 ms.
@@ -56,8 +57,8 @@ class ThreadTeam {
         Index claim_last();
     };
 
-    // The job at hand. Tasks are claimed one by one; whoever claims one may read `job_`, which stands until every claimed
-    // task is done. So nobody waits for a worker that the system has not woken yet: only for tasks.
+    // The job at hand. Tasks are claimed one by one; whoever claims one may read `job_`, which stands until every
+    // claimed task is done. So nobody waits for a worker that the system has not woken yet: only for tasks.
     const std::function<void(Index, int)>* job_ = nullptr;
     std::vector<Share> shares_;
     std::atomic<int> undone_{0};

@@ -68,7 +68,8 @@ TEST_CASE(products_are_within_their_error) {
                 std::vector<std::vector<float>> vectors;
                 for (std::size_t v = 0; v < n_xs; ++v) {
                     vectors.push_back(numbers(random, m));
-                    std::copy(vectors[v].begin(), vectors[v].end(), xs.begin() + static_cast<std::ptrdiff_t>(v * stride));
+                    std::copy(vectors[v].begin(), vectors[v].end(),
+                              xs.begin() + static_cast<std::ptrdiff_t>(v * stride));
                 }
                 ScreenRows four{};
                 four.next_item = 4;
@@ -82,7 +83,8 @@ TEST_CASE(products_are_within_their_error) {
                             exact += static_cast<Real>(rows[r].values[j]) * static_cast<Real>(vectors[v][j]);
                         const Real unit = norm(rows[r].values) * norm(vectors[v]);
                         CHECK_CLOSE(sums[v * 7 + r], exact, set->screen_error * unit + 1e-16);
-                        worst = std::max(worst, static_cast<double>((std::fabs(sums[v * 7 + r] - exact) - 1e-16) / unit));
+                        worst =
+                            std::max(worst, static_cast<double>((std::fabs(sums[v * 7 + r] - exact) - 1e-16) / unit));
                     }
                     for (std::size_t r = kRowsAtOnce; r < 7; ++r) CHECK(sums[v * 7 + r] == 0.25);
                 }
@@ -128,8 +130,9 @@ TEST_CASE(bounds_of_scores) {
                 if (random.chance(0.3)) closed[i] = -std::numeric_limits<float>::infinity();
             }
             const bool is_signed = random.chance(0.5), with_offset = random.chance(0.5);
-            const ScreenedScores scores{products.data(), factor.data(), unit.data(), closed.data(),
-                                        with_offset ? offset.data() : nullptr, 0.5f, 0.01f, is_signed};
+            const ScreenedScores scores{
+                products.data(), factor.data(), unit.data(), closed.data(), with_offset ? offset.data() : nullptr, 0.5f,
+                0.01f,           is_signed};
             const std::size_t begin = kScreenPadding * random.below(3);
             const std::size_t end = begin + kScreenPadding * (1 + random.below(2));
             const ScoreBounds bounds = set->bounds(scores, begin, end);

@@ -39,8 +39,8 @@ struct Execution {
 Solution solve_cpu(const Problem& problem, const Constraint& constraint, const Options& options,
                    const Execution& execution, Monitor& monitor);
 
-// A solution for each of these targets in place of problem.target; all share every pass over the rows. The work recorded
-// is that of all.
+// A solution for each of these targets in place of problem.target; all share every pass over the rows. The work
+// recorded is that of all.
 std::vector<Solution> solve_each_cpu(const Problem& problem, std::span<const std::span<const double>> targets,
                                      const Constraint& constraint, const Options& options, const Execution& execution,
                                      Monitor& monitor);

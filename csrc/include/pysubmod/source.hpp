@@ -56,7 +56,7 @@ concept Source = requires(S& s, const S& cs, Index i, std::span<const Index> mem
     { cs.has_rows() } -> std::convertible_to<bool>;  // false: only K is at hand, and schur_from_rows may not be called
     // The weights and E, the unit of tolerances that goes with them; returns ||r|| or kUnknown; O(|members| d).
     { s.set_weights(members, in, x) } -> std::convertible_to<double>;
-    { s.correlations(members, out) };                // g of a few rows, from the residual; O(|members| d)
+    { s.correlations(members, out) };  // g of a few rows, from the residual; O(|members| d)
     // Whether the correlations at the present weights are at hand. If not, `read` gets them in ONE pass over the
     // eligible rows; from the refit that has these weights it may read ahead.
     { cs.ready() } -> std::convertible_to<bool>;

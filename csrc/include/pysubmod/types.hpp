@@ -52,10 +52,10 @@ struct Options {
     bool fill = false;
     bool release_zeros = false;
     Pick pick = Pick::argmax;
-    std::uint64_t seed = 0;       // pick = random
-    bool swap = false;            // go on to a swap-local optimum
-    double swap_tol = 1e-9;       // a swap must gain more than this share of the objective
-    Index max_swaps = -1;         // -1: no limit
+    std::uint64_t seed = 0;  // pick = random
+    bool swap = false;       // go on to a swap-local optimum
+    double swap_tol = 1e-9;  // a swap must gain more than this share of the objective
+    Index max_swaps = -1;    // -1: no limit
     Route route = Route::automatic;
     bool signed_ranking = false;  // pick = random with fill: rank what does not help by signed height, not by index
 };
