@@ -78,24 +78,29 @@ inline Narrow half_to_float(const std::byte* p) {
 }
 #endif
 
+// `floats` are exact, but for float64 rows, which are rounded.
 template <Storage>
 struct Stored;
 
 template <>
 struct Stored<Storage::float64> {
     static Vec load(const std::byte* p) { return load_as<Vec>(p); }
+    static Narrow floats(const std::byte* p) { return __builtin_convertvector(load(p), Narrow); }
 };
 template <>
 struct Stored<Storage::float32> {
-    static Vec load(const std::byte* p) { return to_double(load_as<Narrow>(p)); }
+    static Narrow floats(const std::byte* p) { return load_as<Narrow>(p); }
+    static Vec load(const std::byte* p) { return to_double(floats(p)); }
 };
 template <>
 struct Stored<Storage::bfloat16> {
-    static Vec load(const std::byte* p) { return to_double((Narrow)(to_bits32(load_as<Bits16>(p)) << 16)); }
+    static Narrow floats(const std::byte* p) { return (Narrow)(to_bits32(load_as<Bits16>(p)) << 16); }
+    static Vec load(const std::byte* p) { return to_double(floats(p)); }
 };
 template <>
 struct Stored<Storage::float16> {
-    static Vec load(const std::byte* p) { return to_double(half_to_float(p)); }
+    static Narrow floats(const std::byte* p) { return half_to_float(p); }
+    static Vec load(const std::byte* p) { return to_double(floats(p)); }
 };
 
 // The last few columns: copied into a zero-padded buffer, so that they go through the same conversion.
@@ -256,21 +261,15 @@ void widen(const std::byte* row, double* y, std::size_t m) {
 
 template <Storage T>
 void narrow(const std::byte* row, float* y, std::size_t m) {
-    const auto store = [](const double* from, float* to) {
-        for (std::size_t l = 0; l < kLanes; ++l) to[l] = static_cast<float>(from[l]);
-    };
     const std::size_t whole = m - m % kLanes;
-    double wide[kLanes];
-    for (std::size_t j = 0; j < whole; j += kLanes) {
-        for (std::size_t part = 0; part < kParts; ++part) {
-            const Vec v = Stored<T>::load(row + (j + part * W) * item_size(T));
-            std::memcpy(wide + part * W, &v, sizeof v);
-        }
-        store(wide, y + j);
+    for (std::size_t j = 0; j < whole; j += W) {
+        const Narrow v = Stored<T>::floats(row + j * item_size(T));
+        std::memcpy(y + j, &v, sizeof v);
     }
     if (whole == m) return;
-    load_tail<T>(row + whole * item_size(T), m - whole, wide);
-    for (std::size_t j = whole; j < m; ++j) y[j] = static_cast<float>(wide[j - whole]);
+    double tail[kLanes];
+    load_tail<T>(row + whole * item_size(T), m - whole, tail);
+    for (std::size_t j = whole; j < m; ++j) y[j] = static_cast<float>(tail[j - whole]);
 }
 
 constexpr std::size_t kFloats = 2 * W;  // in a vector register
