@@ -41,7 +41,9 @@ Rows::Rows(std::vector<RowBlock> blocks, std::size_t d, ThreadTeam& team, const 
     for (const RowBlock& block : blocks_) {
         first_row_.push_back(static_cast<Index>(n_));
         n_ += at(block.rows);
-        if (block.column_stride != static_cast<std::ptrdiff_t>(item_size(block.storage))) chunk_ = kPackedChunk;
+        if (block.column_stride != static_cast<std::ptrdiff_t>(item_size(block.storage)))
+            chunk_ = kPackedChunk, all_contiguous_ = false;
+        all_float32_ = all_float32_ && block.storage == Storage::float32;
         row_bytes_ = std::max(row_bytes_, static_cast<double>(d_ * item_size(block.storage)));
     }
 }
@@ -81,6 +83,7 @@ void Rows::gather(std::span<const Index> rows, std::size_t column, std::size_t m
         const auto [block, data] = locate(rows[r]);
         out[r] = data + static_cast<std::ptrdiff_t>(column) * block->column_stride;
     }
+    if (all_contiguous_) return;
     // Runs of rows of one block that are not contiguous are packed together: in column-major G they share cache lines.
     for (std::size_t r = 0, end = 0; r < rows.size(); r = end) {
         const RowBlock& block = *locate(rows[r]).block;
@@ -169,6 +172,16 @@ void Rows::add_to(Screen& screen, std::span<const double> x, double scale) const
     std::fill(screen.xs.begin() + static_cast<std::ptrdiff_t>(begin + d_), screen.xs.end(), 0.0f);
 }
 
+// m numbers of row i in float32, in the workspace.
+const std::byte* Rows::narrowed(Index i, const std::byte* from, std::size_t place, std::size_t m,
+                                Workspace& work) const {
+    const Storage type = locate(i).block->storage;
+    if (type == Storage::float32) return from;
+    float* to = work.narrowed.data() + place * kScreenColumns;
+    kernels_.by_type[static_cast<std::size_t>(type)].narrow(from, to, m);
+    return reinterpret_cast<const std::byte*>(to);
+}
+
 // Sums of one tile, all vectors, in work.sums[v][row]. `coming` are the rows of the next tile, if any.
 void Rows::screen_tile(std::span<const Index> rows, std::span<const Index> coming, const Screen& screen,
                        Workspace& work) {
@@ -179,17 +192,11 @@ void Rows::screen_tile(std::span<const Index> rows, std::span<const Index> comin
         const std::size_t m = std::min(kScreenColumns, d_ - column);
         gather(rows, column, m, work, pointers);
         for (std::size_t r = 0; r < rows.size(); r += kRowsAtOnce) {
-            ScreenRows four{};
-            four.next_item = item_size(locate(rows[r]).block->storage);
+            ScreenRows four;
+            four.next_item = static_cast<std::size_t>(row_bytes_) / d_;
             for (std::size_t i = 0; i < kRowsAtOnce; ++i) {
                 const std::size_t row = std::min(r + i, rows.size() - 1);  // the last one again, for sums nobody reads
-                const Storage type = locate(rows[row]).block->storage;
-                four.rows[i] = pointers[row];
-                if (type != Storage::float32) {
-                    float* narrowed = work.narrowed.data() + i * kScreenColumns;
-                    kernels_.by_type[static_cast<std::size_t>(type)].narrow(pointers[row], narrowed, m);
-                    four.rows[i] = reinterpret_cast<const std::byte*>(narrowed);
-                }
+                four.rows[i] = all_float32_ ? pointers[row] : narrowed(rows[row], pointers[row], i, m, work);
                 // After the last rows of the tile come the next columns of the first, or the next tile.
                 if (row + kRowsAtOnce < rows.size())
                     four.next[i] = pointers[row + kRowsAtOnce];

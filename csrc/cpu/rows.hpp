@@ -97,6 +97,7 @@ class Rows {
     void for_tiles(std::size_t rows, Use use);
     void multiply_tile(std::span<const Index> rows, const Factors& factors, Workspace& work);
     void screen_tile(std::span<const Index> rows, std::span<const Index> coming, const Screen& screen, Workspace& work);
+    const std::byte* narrowed(Index i, const std::byte* from, std::size_t place, std::size_t m, Workspace& work) const;
     // The factors from this column on, m entries.
     void point_to(const Factors& factors, std::size_t column, std::size_t m, Workspace& work) const;
     // The m columns from `column` on of these rows, contiguous: in place where they are, else packed into `work`.
@@ -108,6 +109,7 @@ class Rows {
     std::size_t n_ = 0, d_ = 0;
     double row_bytes_ = 0.0;
     std::size_t chunk_ = kChunk;
+    bool all_contiguous_ = true, all_float32_ = true;
     ThreadTeam& team_;
     const KernelSet& kernels_;
     std::vector<Workspace> workspaces_;
