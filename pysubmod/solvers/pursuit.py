@@ -221,6 +221,9 @@ def _selection(
     """One of the core's `results` as a selection. What the call as a whole took stands in the last of them."""
     from .. import __version__
 
+    if not math.isfinite(result["objective"]):  # what was read was finite when it was read first
+        name = "K" if result["route"] == "gram" else "G"
+        raise ValueError(f"{name}: is no longer finite; nothing may write to it during a solve")
     norm = float(result["target_norm"])
     known = not math.isnan(norm)
     in_core = result["seconds_prepare"] + result["seconds_pursuit"] + result["seconds_swap"]
