@@ -26,6 +26,7 @@ __all__ = [
     "as_rows",
     "as_scalar",
     "as_target",
+    "as_targets",
     "as_threads",
     "default_threads",
     "widen",
@@ -192,6 +193,16 @@ def as_target(value: Any, d: int, name: str = "target") -> FloatArray:
     if largest > 0.0 and not 1e-140 <= largest <= 1e100:  # else the norm is within bounds, whatever the length
         _check_size(name, float(np.sqrt(np.sum((target / largest) ** 2)) * largest))
     return target
+
+
+def as_targets(value: Any, d: int, name: str = "target") -> list[FloatArray]:
+    """Check m targets of shape (m, d), each of which is one by itself; float64."""
+    array, dtype = _as_float(name, value)
+    if array.ndim != 2 or array.shape[1] != d:
+        raise ValueError(f"{name}: separate=True expects shape (m, {d}), a target in each row; got shape {array.shape}")
+    if array.shape[0] == 0:
+        raise ValueError(f"{name}: has no rows; separate=True needs at least one target")
+    return [as_target(row, d, f"{name}[{p}]") for p, row in enumerate(widen(array, dtype))]
 
 
 def as_gram(gram: Any, linear: Any) -> tuple[npt.NDArray[Any], FloatArray]:

@@ -132,6 +132,8 @@ def _add_select_arguments(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", required=True, metavar="JSON", help='where the selection goes; "-" is standard output')
     add("--require-full", action="store_true", help="exit with 3 when the selection is shorter than its budgets")
     add("--n-threads", type=int, metavar="INT", help="default: the CPUs this process may use")
+    add("--route", choices=["auto", "plain", "columns", "draft"], default="auto",
+        help="how G is read; the answer is the same on all routes (default: auto)")  # fmt: skip
     add("--quiet", action="store_true", help="no progress bar and no summary")
 
 
@@ -229,7 +231,7 @@ def _solve(args: argparse.Namespace, gradients: Any, groups: Any, budgets: Any) 
                 gradients, target, budgets, groups=groups, ridge=args.ridge, nonneg=not args.free, rule=args.rule,
                 pick=args.pick, refine=args.refine, random_state=args.random_state, tilt=args.tilt,
                 fill=args.fill, release_zeros=args.release_zeros, tol=args.tol, candidates=candidates,
-                initial=initial, n_threads=args.n_threads,
+                initial=initial, route=args.route, n_threads=args.n_threads,
                 callback=None if args.refine == "best" else bar.callback,
             )  # fmt: skip
         except (ValueError, TypeError) as error:  # they name the argument, which has the option's name

@@ -10,7 +10,7 @@ import numpy as np
 from ._backends import core, cuda_devices
 from ._proof import MOST_DENSE
 from ._validation import as_choice, as_threads, default_threads, is_integer, shown
-from .solvers.pursuit import RULES
+from .solvers.pursuit import ROUTES, RULES
 
 __all__ = ["estimate_memory", "show_config"]
 
@@ -60,6 +60,22 @@ def _item_size(dtype: Any) -> int:
         raise TypeError(f"dtype: expected float16, bfloat16, float32 or float64, got {shown(dtype)}") from None
 
 
+def _reading(route: str, n: int, d: int, k: int, m: int, gradients: int, greedy: bool) -> int:
+    """What a route keeps in order to read less, in bytes."""
+    if route == "columns":  # of K, in float32
+        return max(48 * 4 * n, gradients // 4) + m * 8 * 8 * n
+    if route != "draft":
+        return 0
+    # For each of up to 31 drafted picks: the residual, its products, and a float32 copy of it, whose room grows by
+    # doubling; greedy: the products are float64, stand beside a column of K, and are made twice.
+    step = 16 * d + 16 * n if greedy else 12 * d + 4 * n
+    most = max(2, gradients // (4 * m * step) + 1) if m * step else 0
+    steps = m * min(most, 32, k + 1) * (step + (16 * n if greedy else 8 * d))
+    vectors = 8 * 8 * n  # factors, units, what is open, who may be picked
+    refit = 4 * 8 * k * (k + 1) // 2 + 32 * 3 * 8 * k  # a copy to run ahead with; members and weights of every step
+    return steps + m * (vectors + refit)
+
+
 def estimate_memory(
     n: int,
     d: int,
@@ -67,6 +83,8 @@ def estimate_memory(
     *,
     dtype: Any = "float32",
     rule: str = "omp",
+    route: str = "auto",
+    n_targets: int = 1,
     n_threads: int | None = None,
     refine: str | None = None,
 ) -> dict[str, int]:
@@ -80,6 +98,11 @@ def estimate_memory(
         Storage type of G ("bfloat16" is known too).
     rule : {"omp", "normalized", "greedy"}
         "greedy" keeps n x k float64 numbers more.
+    route : {"auto", "plain", "columns", "draft"}
+        "plain" keeps a few vectors; "columns" and "draft" up to a quarter of G more, or what their first step takes.
+        "auto" is the most of all.
+    n_targets : int, default 1
+        How many of them share a call (``separate=True``).
     n_threads : int, optional
         Default: the CPUs this process may use.
     refine : {"swap", "best"}, optional
@@ -95,12 +118,14 @@ def estimate_memory(
     if refine is not None:
         as_choice("refine", refine, ("swap", "best"))
     threads = as_threads(n_threads)
-    for name, value in (("n", n), ("d", d), ("k", k)):
+    as_choice("route", route, ROUTES)
+    for name, value in (("n", n), ("d", d), ("k", k), ("n_targets", n_targets)):
         if not is_integer(value) or value < 0:
             raise ValueError(f"{name}: expected an integer of at least 0, got {shown(value)}")
     item = _item_size(dtype)
-    n, d, k = int(n), int(d), min(int(k), int(n))
-    by_row = 12 * 8 * n  # linear term, diagonal, its root, correlations, scores, weights, row lists, marks, groups
+    n, d, k, m = int(n), int(d), min(int(k), int(n)), int(n_targets)
+    # Linear term, diagonal, its root, squares, correlations, products, scores, weights, row lists, marks, groups.
+    by_row = 18 * 8 * n
     by_column = 4 * 8 * d  # target, residual, one widened row
     factor = 4 * 8 * k * (k + 1) // 2  # Gram and Cholesky triangles, with room to grow
     packing = threads * 640 * 1024
@@ -109,5 +134,7 @@ def estimate_memory(
     swap = 8 * n * (6 * k + 16) + threads * 12 * 1024 * k + 4 * factor if refine is not None else 0
     if refine == "best":  # C, its scaled copy, its inverse, and what a factorisation works in
         swap += 6 * 8 * n * n if n <= MOST_DENSE else 0
-    solver = by_row + by_column + factor + packing + greedy + swap
+    routes = ROUTES if route == "auto" else (route,)
+    reading = max(_reading(name, n, d, k, m, n * d * item, rule == "greedy") for name in routes)
+    solver = m * (by_row + by_column + factor + greedy) + packing + swap + reading
     return {"gradients": n * d * item, "solver": solver, "total": n * d * item + solver}

@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from ._validation import as_choice, as_groups, as_mask, as_scalar
+from ._validation import as_choice, as_flag, as_groups, as_mask, as_scalar
 from .matroid import PartitionMatroid
 from .problem import GradientMatching
 from .result import Selection
 from .solvers import solve
-from .solvers.pursuit import PICKS, ROUTES, RULES, Callback, pursue
+from .solvers.pursuit import PICKS, ROUTES, RULES, Callback, pursue_each
 
 __all__ = ["omp_partition"]
 
 
+@overload
+def omp_partition(
+    G: Any, target: Any, budgets: Any, *, groups: Any = ..., ridge: float = ..., nonneg: bool = ..., rule: str = ...,
+    pick: str = ..., tilt: float = ..., refine: str | None = ..., fill: bool = ..., release_zeros: bool = ...,
+    tol: float = ..., candidates: Any = ..., initial: Any = ..., separate: Literal[False] = ..., route: str = ...,
+    device: str = ..., n_threads: int | None = ..., random_state: Any = ..., verbose: int = ...,
+    callback: Callback | None = ...,
+) -> Selection: ...  # fmt: skip
+@overload
+def omp_partition(
+    G: Any, target: Any, budgets: Any, *, groups: Any = ..., ridge: float = ..., nonneg: bool = ..., rule: str = ...,
+    pick: str = ..., tilt: float = ..., refine: str | None = ..., fill: bool = ..., release_zeros: bool = ...,
+    tol: float = ..., candidates: Any = ..., initial: Any = ..., separate: Literal[True], route: str = ...,
+    device: str = ..., n_threads: int | None = ..., random_state: Any = ...,
+) -> list[Selection]: ...  # fmt: skip
 def omp_partition(
     G: Any,
     target: Any,
@@ -35,13 +50,14 @@ def omp_partition(
     tol: float = 0.0,
     candidates: Any = None,
     initial: Any = None,
+    separate: bool = False,
     route: str = "auto",
     device: str = "auto",
     n_threads: int | None = None,
     random_state: Any = None,
     verbose: int = 0,
     callback: Callback | None = None,
-) -> Selection:
+) -> Selection | list[Selection]:
     """Select rows of G whose weighted sum matches a target, with a budget for each group.
 
     Orthogonal matching pursuit (Pati, Rezaiifar and Krishnaprasad 1993) with an exact refit after every pick, free or
@@ -55,7 +71,7 @@ def omp_partition(
         tensor (bfloat16 too), or anything with ``__array__`` or ``__dlpack__`` on the CPU. Read in place, never
         modified. Of a mapping, rows are numbered through in its order; its keys are the groups.
     target : (d,) or (m, d) array
-        The gradient to match, e.g. the mean validation gradient; the mean of m rows is taken.
+        The gradient to match, e.g. the mean validation gradient; the mean of m rows is taken, unless `separate`.
     budgets : int, mapping {label: int}, sequence, or PartitionMatroid
         At most so many picks from each group. An int is a plain cardinality (no groups); a sequence is aligned with
         the sorted labels; 0 excludes a group; a budget may exceed its group.
@@ -96,11 +112,16 @@ def omp_partition(
     initial : (k,) int array, optional
         Rows that stand in the selection from the start, whatever `candidates` says; they count against the budgets and
         come first in the result.
-    route : {"auto", "plain", "draft", "gram"}, default "auto"
-        How G is read. "plain": one pass over the eligible rows for each pick. "draft": several picks to a pass: they are
-        drafted on the rows of largest score, one pass in float32 shows how far the draft was right, and the few rows
-        that can be the best are looked at in float64. "gram": all products of two rows first. "auto" chooses by a model
-        of their cost; ``stats["route"]`` says which ran. The picks are the same: the float64 argmax. "draft" needs
+    separate : bool, default False
+        Solve for each of the m rows of `target` by itself, all on the same passes over G. The m selections are, to the
+        bit, those of m calls with these arguments: every one has all the budgets, `initial` and ``random_state`` (one
+        seed for all). Not with ``refine="best"``, `verbose` or `callback`.
+    route : {"auto", "plain", "columns", "draft"}, default "auto"
+        How G is read. "plain": one pass over the eligible rows for each pick. "columns": products of two rows are kept
+        in float32. "draft": several picks to a pass: they are drafted on the rows of largest score, and one pass in
+        float32 shows how far the draft was right. In both, the few rows that can be the best are looked at in float64:
+        all routes give the same picks and the same weights, to the bit. "auto" chooses by a model of their cost;
+        ``stats["route"]`` says which ran. "columns" and "draft" need norms of rows between 1e-20 and 1e20, "draft" also
         ``pick="argmax"``.
     device : {"auto", "cpu"}, default "auto"
         Where to solve; "auto" is "cpu" in this version.
@@ -115,8 +136,10 @@ def omp_partition(
 
     Returns
     -------
-    Selection
-        ``indices, weights = selection`` works. A short selection is reported by `status`, never padded.
+    Selection, or list of Selection with `separate`
+        ``indices, weights = selection`` works. A short selection is reported by `status`, never padded. ``stats`` has
+        ``passes`` over G, and ``n_targets`` that shared them; ``bytes_read``, ``threads`` and ``seconds`` are those of
+        the whole call.
 
     Raises
     ------
@@ -125,8 +148,10 @@ def omp_partition(
 
     Notes
     -----
-    One pass over the eligible rows for each pick (two products in the same pass for ``rule="greedy"``, which also keeps
-    n x k float64 numbers). ``rule="greedy"`` with ``nonneg=True`` refits for each candidate that could be best.
+    A pass reads the eligible rows. The plain route makes one for each pick (two products in the same pass for
+    ``rule="greedy"``, which also keeps n x k float64 numbers), "draft" one for several picks, and m targets share
+    theirs. A draft that is wrong costs a pass and nothing else. ``rule="greedy"`` with ``nonneg=True`` refits for each
+    candidate that could be best.
 
     Examples
     --------
@@ -136,10 +161,17 @@ def omp_partition(
     >>> sel.indices, sel.counts
     (array([0, 2]), {'code': 1, 'maths': 1})
     """
-    problem = GradientMatching(G, target, ridge=ridge, nonneg=nonneg, tilt=tilt)
-    mask = as_mask(candidates, problem.n)
-    matroid = _matroid(G, problem, budgets, groups, mask)
-    if refine is not None and as_choice("refine", refine, ("swap", "best")) == "best":
+    separate = as_flag("separate", separate)
+    best = refine is not None and as_choice("refine", refine, ("swap", "best")) == "best"
+    if separate:
+        loud = isinstance(verbose, int) and verbose != 0
+        _not_separate(refine=best, verbose=loud, callback=callback is not None)
+        problems = GradientMatching._separate(G, target, ridge=ridge, nonneg=nonneg, tilt=tilt)
+    else:
+        problems = [GradientMatching(G, target, ridge=ridge, nonneg=nonneg, tilt=tilt)]
+    mask = as_mask(candidates, problems[0].n)
+    matroid = _matroid(G, problems[0], budgets, groups, mask)
+    if best:
         _nothing_else(
             rule=as_choice("rule", rule, RULES) != "omp",
             pick=as_choice("pick", pick, PICKS) != "argmax",
@@ -151,9 +183,9 @@ def omp_partition(
             callback=callback is not None,
         )
         own: dict[str, Any] = {"candidates": mask, "device": device, "n_threads": n_threads, "verbose": verbose}
-        return solve(problem, matroid, "best", random_state=random_state, **own)
-    selection = pursue(
-        problem,
+        return solve(problems[0], matroid, "best", random_state=random_state, **own)
+    selections = pursue_each(
+        problems,
         matroid,
         rule=rule,
         pick=pick,
@@ -170,7 +202,16 @@ def omp_partition(
         verbose=verbose,
         callback=callback,
     )
-    return selection._made_from(problem, matroid, mask)
+    for problem, selection in zip(problems, selections, strict=True):
+        selection._made_from(problem, matroid, mask)
+    return selections if separate else selections[0]
+
+
+def _not_separate(**given: bool) -> None:
+    for name, is_given in given.items():
+        if is_given:
+            what = "refine='best'" if name == "refine" else name
+            raise ValueError(f"separate: True does not go with {what}; leave it out, or call once for each target")
 
 
 def _nothing_else(**given: bool) -> None:

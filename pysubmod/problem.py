@@ -9,7 +9,18 @@ import numpy as np
 import numpy.typing as npt
 
 from ._backends import core
-from ._validation import Rows, as_flag, as_gram, as_indices, as_norm, as_rows, as_scalar, as_target, as_threads
+from ._validation import (
+    Rows,
+    as_flag,
+    as_gram,
+    as_indices,
+    as_norm,
+    as_rows,
+    as_scalar,
+    as_target,
+    as_targets,
+    as_threads,
+)
 
 __all__ = ["GradientMatching"]
 
@@ -65,6 +76,20 @@ class GradientMatching:
         self.ridge = as_scalar("ridge", ridge, minimum=0.0)
         self.nonneg = as_flag("nonneg", nonneg)
         self.tilt = as_scalar("tilt", tilt)
+
+    @classmethod
+    def _separate(
+        cls, G: Any, targets: Any, ridge: float = 0.0, nonneg: bool = True, tilt: float = 0.0
+    ) -> list[GradientMatching]:
+        """The problem of each of the (m, d) targets; they differ in nothing else, and share the rows."""
+        rows, problems = as_rows(G), []
+        for vector in as_targets(targets, rows.shape[1]):
+            problem = cls.__new__(cls)
+            problem._rows, problem._vector = rows, vector
+            problem._is_gram, problem._target_norm = False, math.nan
+            problem._set(ridge, nonneg, tilt)
+            problems.append(problem)
+        return problems
 
     @classmethod
     def from_gram(
@@ -138,7 +163,8 @@ class GradientMatching:
     def _evaluate(self, S: Any, with_gains: bool = False) -> dict[str, Any]:
         members = as_indices(S, self.n, "S")
         result: dict[str, Any] = core.evaluate(
-            **self._core_problem(),
+            **self._core_matrix(),
+            vector=self._vector,
             members=members,
             with_gains=with_gains,
             options=self._core_options(),
@@ -166,13 +192,8 @@ class GradientMatching:
         part._rows = Rows(tuple(blocks), self._rows.dtype, (len(rows), self._rows.shape[1]))
         return part
 
-    def _core_problem(self) -> dict[str, Any]:
-        return {
-            "blocks": list(self._rows.blocks),
-            "vector": self._vector,
-            "is_gram": self._is_gram,
-            "target_norm": self._target_norm,
-        }
+    def _core_matrix(self) -> dict[str, Any]:
+        return {"blocks": list(self._rows.blocks), "is_gram": self._is_gram, "target_norm": self._target_norm}
 
     def _core_options(self) -> dict[str, Any]:
         return {"ridge": self.ridge, "tilt": self.tilt, "nonneg": self.nonneg}

@@ -79,8 +79,8 @@ class Selection:
     status : Status
         Why it stopped; ``status.explanation`` says it in a sentence.
     stats : dict
-        How it ran: route, device, threads, passes over `G`, bytes read, seconds by phase, target norm, number
-        of picks that only fill the budget.
+        How it ran: route, device, threads, passes over `G`, number of targets that shared them, bytes read, seconds
+        by phase, target norm, number of picks that only fill the budget.
     config : dict
         The options that it ran with, and the shape and type of the problem.
 

@@ -133,3 +133,21 @@ def problems(draw, max_n=12, max_d=12, strict=True, ridge=None, nonneg=None, rul
         draw(st.booleans()) if nonneg is None else nonneg,
         draw(st.sampled_from(RULES)) if rule is None else rule,
     )
+
+
+def random_options(problem, seed):
+    """Options for both the core and the reference: fill, release_zeros, and sometimes candidates and initial."""
+    rng = np.random.default_rng(seed)
+    n = len(problem.G)
+    options = {"fill": bool(rng.integers(2)), "release_zeros": bool(rng.integers(2))}
+    if rng.integers(2):
+        options["candidates"] = rng.random(n) < 0.8
+    if rng.integers(2):
+        left = np.array(problem.budgets)
+        start = []
+        for i in rng.permutation(n)[:2].tolist():
+            if left[problem.groups[i]] > 0:
+                left[problem.groups[i]] -= 1
+                start.append(i)
+        options["initial"] = start
+    return options

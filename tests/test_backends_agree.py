@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from problems import FAMILIES, family, real
-from strategies import RULES, problems, seeds
+from strategies import RULES, problems, random_options, seeds
 
 import pysubmod
 from pysubmod._reference import gram_partition_reference, omp_partition_reference
@@ -52,22 +52,8 @@ def assert_same(got, expected, rtol=1e-9, roots=None):
 @pytest.mark.parametrize("route", ["dense", "gram"])
 @given(problem=problems(), options=seeds)
 def test_small_problems(route, problem, options):
-    rng = np.random.default_rng(options)
-    n = len(problem.G)
-    chosen = {"rule": problem.rule, "nonneg": problem.nonneg, "ridge": problem.ridge}
-    chosen["fill"] = bool(rng.integers(2))
-    chosen["release_zeros"] = bool(rng.integers(2))
-    if rng.integers(2):
-        chosen["candidates"] = rng.random(n) < 0.8
-    if rng.integers(2):
-        left = np.array(problem.budgets)
-        start = []
-        for i in rng.permutation(n)[:2].tolist():
-            if left[problem.groups[i]] > 0:
-                left[problem.groups[i]] -= 1
-                start.append(i)
-        chosen["initial"] = start
-    arguments = (problem.G, problem.target, problem.groups, problem.budgets)
+    chosen = problem.options | random_options(problem, options)
+    arguments = problem.args
     roots = np.sqrt((problem.G**2).sum(axis=1) + problem.ridge)
     expected = solve_reference(route, *arguments, **chosen)
     assert_same(solve_core(route, *arguments, **chosen), expected, rtol=1e-6, roots=roots)

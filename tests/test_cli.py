@@ -95,7 +95,7 @@ def test_options_reach_the_solver(files):
     np.save("mask.npy", np.arange(N) % 3 > 0)
     (files / "start.csv").write_text("index\n1\n2\n")
     options = ["--free", "--rule", "normalized", "--ridge", "0.5", "--tol", "1e-3", "--candidates", "mask.npy",
-               "--initial", "start.csv", "--n-threads", "1", "--fill", "--quiet"]  # fmt: skip
+               "--initial", "start.csv", "--n-threads", "1", "--route", "draft", "--fill", "--quiet"]  # fmt: skip
     assert main(select_args(*options)) == 0
     sel = Selection.load("sel.json")
     want = expected(
@@ -104,6 +104,7 @@ def test_options_reach_the_solver(files):
     )  # fmt: skip
     assert sel.indices.tolist() == want.indices.tolist()
     assert sel.indices[:2].tolist() == [1, 2]
+    assert sel.stats["route"] == "draft"
     assert sel.weights.tobytes() == want.weights.tobytes()
 
 

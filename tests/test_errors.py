@@ -322,6 +322,12 @@ BAD = {
     "estimate_memory d": (lambda: pysubmod.estimate_memory(1, 2.5, 3), ValueError, "d", ["integer", "2.5"]),
     "estimate_memory k": (lambda: pysubmod.estimate_memory(1, 2, True), ValueError, "k", ["integer", "True"]),
     "estimate_memory dtype": (lambda: pysubmod.estimate_memory(1, 2, 3, dtype="q8"), TypeError, "dtype", ["'q8'"]),
+    "estimate_memory route": (
+        lambda: pysubmod.estimate_memory(1, 2, 3, route="gram"), ValueError, "route", ["'draft'", "'gram'"],
+    ),
+    "estimate_memory n_targets": (
+        lambda: pysubmod.estimate_memory(1, 2, 3, n_targets=-1), ValueError, "n_targets", ["at least 0", "-1"],
+    ),
     "estimate_memory rule": (lambda: pysubmod.estimate_memory(1, 2, 3, rule="x"), ValueError, "rule", ["'x'"]),
     "estimate_memory n_threads": (
         lambda: pysubmod.estimate_memory(1, 2, 3, n_threads="a"), TypeError, "n_threads", ["'a'"],

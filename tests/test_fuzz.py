@@ -39,7 +39,21 @@ many = settings(
 NAN, INF = float("nan"), float("inf")
 NAMES = (
     *("G", "target", "budgets", "groups", "ridge", "nonneg", "rule", "pick", "tilt", "fill", "release_zeros", "tol"),
-    *("candidates", "initial", "device", "n_threads", "verbose", "callback", "K", "c", "target_norm", "S", "indices"),
+    *(
+        "candidates",
+        "initial",
+        "separate",
+        "route",
+        "device",
+        "n_threads",
+        "verbose",
+        "callback",
+        "K",
+        "c",
+        "target_norm",
+        "S",
+        "indices",
+    ),
     *("problem", "matroid", "method", "n", "d", "k", "dtype"),
 )
 NAMED = re.compile(rf"({'|'.join(NAMES)})(\[.*\]| \(its keys\))?: ", re.DOTALL)
@@ -220,6 +234,8 @@ def calls(draw):
         "tol": good_floats,
         "candidates": st.lists(st.booleans(), min_size=n, max_size=n).map(lambda x: np.array(x, bool)),
         "initial": st.lists(st.integers(0, max(n - 1, 0)), max_size=3, unique=True),
+        "route": st.sampled_from(["auto", "plain", "draft"]),
+        "separate": st.booleans(),
         "device": st.sampled_from(["auto", "cpu"]),
         "n_threads": st.sampled_from([None, 1, 2, 1024, np.int64(3)]),
         "verbose": st.just(0),
@@ -315,18 +331,21 @@ def judge(selection, call, units=None):
 @given(calls())
 def test_omp_partition(call):
     before = {name: fingerprint(value) for name, value in call.items()}
-    selection = attempt(lambda: omp_partition(**call))
+    found = attempt(lambda: omp_partition(**call))
     for name, value in call.items():
         assert fingerprint(value) == before[name], f"{name} was changed"
-    if selection is None:
+    if found is None:
         return
     G, target = as_float64(call["G"]), as_float64(call["target"])
-    # What may not be selected may be anything, and has no part in the units.
-    G = np.where(np.isin(np.arange(len(G)), selection.indices)[:, None], G, 0.0)
-    target = target.mean(axis=0) if target.ndim == 2 else target
-    units = units_of_rows(G, target, float(call.get("ridge", 0.0)), float(call.get("tilt", 0.0)))
-    judge(selection, call, units)
-    assert selection.sample_weight(len(G)).shape == (len(G),) and str(selection) and repr(selection)
+    separate = isinstance(found, list)
+    assert not separate or (target.ndim == 2 and len(found) == len(target))
+    for p, selection in enumerate(found if separate else [found]):
+        # What may not be selected may be anything, and has no part in the units.
+        rows = np.where(np.isin(np.arange(len(G)), selection.indices)[:, None], G, 0.0)
+        one = target[p] if separate else target.mean(axis=0) if target.ndim == 2 else target
+        units = units_of_rows(rows, one, float(call.get("ridge", 0.0)), float(call.get("tilt", 0.0)))
+        judge(selection, call, units)
+        assert selection.sample_weight(len(G)).shape == (len(G),) and str(selection) and repr(selection)
 
 
 @many

@@ -149,9 +149,8 @@ def _accepted(method: str, solver: Callable[..., Selection], options: dict[str, 
 @cache  # a look at a signature takes as long as a small problem
 def _option_names(solver: Callable[..., Selection]) -> tuple[str, ...] | None:
     """The names of the options that a solver takes; None if it takes those of another."""
-    keywords = [
-        p for p in inspect.signature(solver).parameters.values() if p.name not in ("problem", "matroid", "rule")
-    ]
+    given = ("problem", "problems", "matroid", "rule")
+    keywords = [p for p in inspect.signature(solver).parameters.values() if p.name not in given]
     names = tuple(p.name for p in keywords if p.kind is not p.VAR_KEYWORD)
     open_ended = next((p.name for p in keywords if p.kind is p.VAR_KEYWORD), None)
     if open_ended == "options":

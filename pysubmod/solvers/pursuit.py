@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ __all__ = [
     "omp",
     "partition_sel",
     "pursue",
+    "pursue_each",
     "residual_random",
     "swap",
 ]
@@ -57,8 +58,8 @@ class Progress:
 Callback = Callable[[Progress], bool | None]
 
 
-def pursue(
-    problem: GradientMatching,
+def pursue_each(
+    problems: Sequence[GradientMatching],
     matroid: PartitionMatroid,
     *,
     rule: str = "omp",
@@ -78,9 +79,14 @@ def pursue(
     random_state: Any = None,
     verbose: int = 0,
     callback: Callback | None = None,
-) -> Selection:
-    """Run the pursuit. Arguments: those of `pysubmod.omp_partition`, and what `solvers.solve` says of methods."""
+) -> list[Selection]:
+    """Run the pursuit on problems that differ in nothing but the target, all on the same passes over their rows.
+
+    Arguments: those of `pysubmod.omp_partition`, and what `solvers.solve` says of methods. Several problems have rows,
+    no callback and no verbose.
+    """
     started = time.perf_counter()
+    problem = problems[0]
     check_device(device)
     check_seed(random_state)
     options = problem._core_options() | {
@@ -106,10 +112,9 @@ def pursue(
         raise ValueError("tol: the residual is not known from K and c alone; give from_gram(..., target_norm=||t||)")
     mask = as_mask(candidates, problem.n)
     start = _check_initial(initial, matroid)
-    data = problem._core_problem()
-    (result,) = core.solve(
-        vectors=data.pop("vector")[None, :],
-        **data,
+    results = core.solve(
+        **problem._core_matrix(),
+        vectors=np.array([each._vector for each in problems]),
         group_of=matroid.codes,
         budgets=matroid.budgets,
         candidates=None if mask is None else mask.view(np.uint8),
@@ -127,7 +132,15 @@ def pursue(
         "candidates": problem.n if mask is None else int(mask.sum()),
         "initial": start.tolist(),
     }
-    return _selection(result, problem, matroid, config, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return [_selection(result, results, matroid, config, seconds) for result in results]
+
+
+@wraps(pursue_each, assigned=())  # `solve` reads the names of the options off it
+def pursue(problem: GradientMatching, matroid: PartitionMatroid, **options: Any) -> Selection:
+    """Run the pursuit on one problem."""
+    (selection,) = pursue_each([problem], matroid, **options)
+    return selection
 
 
 omp = partial(pursue, rule="omp")
@@ -199,10 +212,18 @@ def partition_sel(
 
 
 def _selection(
-    result: dict[str, Any], problem: GradientMatching, matroid: PartitionMatroid, config: dict[str, Any], seconds: float
+    result: dict[str, Any],
+    results: list[dict[str, Any]],
+    matroid: PartitionMatroid,
+    config: dict[str, Any],
+    seconds: float,
 ) -> Selection:
+    """One of the core's `results` as a selection. What the call as a whole took stands in the last of them."""
     from .. import __version__
 
+    if not math.isfinite(result["objective"]):  # what was read was finite when it was read first
+        name = "K" if result["route"] == "gram" else "G"
+        raise ValueError(f"{name}: is no longer finite; nothing may write to it during a solve")
     norm = float(result["target_norm"])
     known = not math.isnan(norm)
     in_core = result["seconds_prepare"] + result["seconds_pursuit"] + result["seconds_swap"]
@@ -210,9 +231,9 @@ def _selection(
         "route": result["route"],
         "device": "cpu",
         "kernels": core.build_info()["kernels"],
-        "threads": result["threads"],
+        "threads": results[-1]["threads"],
         "passes": result["passes"],
-        "bytes_read": int(result["bytes_read"]),
+        "bytes_read": int(results[-1]["bytes_read"]),
         "seconds": {
             "total": seconds,
             "check": seconds - in_core,
@@ -221,6 +242,7 @@ def _selection(
         },
         "target_norm": norm if known else None,
         "n_filled": result["n_filled"],
+        "n_targets": len(results),
     }
     if config["refine"] is not None:
         stats["n_swaps"], stats["swap_local_optimum"] = result["n_swaps"], result["swap_local_optimum"]
