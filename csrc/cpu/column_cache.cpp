@@ -41,7 +41,7 @@ ColumnCache::ColumnCache(Rows& rows, ColumnStore& store, const CandidateScores& 
       is_shared_(n_sharing > 1) {
     const double bytes = rows.row_bytes() * static_cast<double>(pool.size());
     at_once_ = most_at_once_ = std::max<std::size_t>(1, (Cost::in_cache(bytes) ? 8 : 16) / n_sharing);
-    const double quarter = 0.25 * bytes / (4.0 * static_cast<double>(rows.size()));
+    const double quarter = 0.25 * bytes / (4.0 * static_cast<double>(std::max<std::size_t>(1, rows.size())));
     most_columns_ = std::max<std::size_t>(48, static_cast<std::size_t>(quarter));
     picks_per_pass_ = 0.4 * static_cast<double>(at_once_);
     first_.assign(screening_.stride(), 0.0f);

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "cpu/route.hpp"
+#include "pysubmod/error.hpp"
 #include "pysubmod/small_vector_ops.hpp"
 
 namespace pysubmod::cpu {
@@ -149,7 +150,11 @@ void Draft::run_ahead(PartitionMatroid matroid, Refit refit, std::vector<Candida
         const Index i = best_candidate(matroid, candidates);
         if (i < 0) return;
         std::erase_if(candidates, [i](const Candidate& candidate) { return candidate.row == i; });
-        if (!draft_pick(i, refit, steps_.back())) continue;
+        try {
+            if (!draft_pick(i, refit, steps_.back())) continue;
+        } catch (const Unbounded&) {
+            return;  // the pursuit may never come here; if it does, the error is its own
+        }
         matroid.take(i);
         if (release_zeros_) {
             for (std::size_t m = 0; m < refit.size(); ++m)

@@ -36,7 +36,9 @@ Screening::Screening(const KernelSet& kernels, const CandidateScores& scores, st
         if (options.tilt == 0.0) continue;
         const double offset = 0.5 * options.tilt * squares[at(i)];
         offset_[at(i)] = static_cast<float>(offset);
-        largest_offset_share_ = std::max(largest_offset_share_, std::abs(offset) / root);
+        // Below the smallest normal number an offset is off by a share of that instead.
+        constexpr double kSmallestNormal = std::numeric_limits<float>::min();
+        largest_offset_share_ = std::max(largest_offset_share_, (std::abs(offset) + kSmallestNormal) / root);
     }
     restart();
 }

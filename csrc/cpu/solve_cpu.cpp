@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <memory>
+#include <numeric>
 #include <string>
 
 #include "cpu/dense_source.hpp"
@@ -126,17 +127,16 @@ std::vector<Solution> solve_rows(const Call& call) {
     }
     const double prepared = clock.lap();
     for (auto& pursuit : pursuits) pursuit.start_from(call.constraint.initial);
+    std::vector<std::size_t> going(pursuits.size());
+    std::iota(going.begin(), going.end(), std::size_t{0});
     for (;;) {
+        std::erase_if(going, [&](std::size_t p) { return pursuits[p].climb(); });
+        if (going.empty()) break;
         cpu::Pass pass(rows);
-        std::vector<cpu::DenseSource*> waiting;
-        for (std::size_t p = 0; p < pursuits.size(); ++p) {
-            if (pursuits[p].climb()) continue;
-            sources[p]->plan(pass, pursuits[p].matroid(), pursuits[p].refit());
-            waiting.push_back(sources[p].get());
-        }
-        if (waiting.empty()) break;
+        // Only when all have climbed: what a plan puts into the shared store is not there until the pass is made.
+        for (const std::size_t p : going) sources[p]->plan(pass, pursuits[p].matroid(), pursuits[p].refit());
         pass.run();
-        for (cpu::DenseSource* source : waiting) source->finish();
+        for (const std::size_t p : going) sources[p]->finish();
     }
     std::vector<Solution> solutions;
     for (auto& pursuit : pursuits) solutions.push_back(pursuit.finish());
