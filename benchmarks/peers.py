@@ -80,7 +80,7 @@ def forced_routes():
     import pysubmod
 
     parameter = inspect.signature(pysubmod.omp_partition).parameters.get("route")
-    return () if parameter is None else ("plain", "draft", "gram")
+    return () if parameter is None else ("plain", "columns", "draft")
 
 
 # ---- NumPy -----------------------------------------------------------------------------------------------------------
@@ -218,9 +218,8 @@ COMPETITORS = {
     "dictlearn (full Gram)": Competitor(dictlearn, "dictlearn", ordered=False, reads="gram", most=MIDDLE),
     "lstsq refits": Competitor(lstsq_refits, most=STEPWISE),
 }
-for _route in ("plain", "draft", "gram"):
-    _more = {"reads": "gram", "most": MIDDLE} if _route == "gram" else {"reads": ""}
-    COMPETITORS[f"pysubmod, route={_route}"] = Competitor(pysubmod_free(route=_route), exact=False, **_more)
+for _route in ("plain", "columns", "draft"):
+    COMPETITORS[f"pysubmod, route={_route}"] = Competitor(pysubmod_free(route=_route), exact=False, reads="")
 COMPETITORS["pysubmod, 256 groups, route=plain"] = Competitor(
     pysubmod_grouped(nonneg=False, route="plain"), solves="many", reads="", exact=False
 )

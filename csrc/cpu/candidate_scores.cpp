@@ -281,6 +281,8 @@ void append_best(std::vector<Ranked>::iterator begin, std::vector<Ranked>::itera
             continue;
         }
         for (; next != by_most.end() && next->at_most >= begin->surely; ++next) waiting.push(next->row);
+        if (waiting.empty())  // only scores that are not numbers leave nobody
+            throw InvalidArgument("G: a row is no longer finite; it must not change during a solve");
         taken.insert(waiting.top());
         out.push_back(waiting.top());
         waiting.pop();

@@ -104,7 +104,8 @@ void ColumnCache::plan(Pass& pass, const PartitionMatroid& matroid, std::span<co
     if (is_shared_) screening_.cover(true);
     std::vector<Index> weighted;
     for (const Weight& weight : weights_) weighted.push_back(weight.row);
-    if (!is_shared_ && store_.size() + at_once_ > most_columns_) store_.keep_only(weighted);
+    const bool is_full = store_.size() + at_once_ > most_columns_;
+    if (is_full && !is_shared_) store_.keep_only(weighted);
     const auto fetch = [&](Index i) {
         rows_.widen(i, wide_row_);
         pass.screen(wide_row_, 1.0 / std::sqrt(squares_[at(i)]), store_.add(i, screening_.stride()));
@@ -118,7 +119,7 @@ void ColumnCache::plan(Pass& pass, const PartitionMatroid& matroid, std::span<co
     auto likely = screening_.best_rows(products_.data(), products_unit_, at_once_ + store_.size());
     std::ranges::sort(likely, std::greater<>(), &Screening::Candidate::score);
     for (const Screening::Candidate& candidate : likely) {
-        if (fetched >= at_once_ || !(candidate.score > 0.0f)) break;
+        if (fetched >= at_once_ || !(candidate.score > 0.0f) || (is_full && is_shared_)) break;
         if (store_.find(candidate.row)) continue;
         fetch(candidate.row);
         ++fetched;

@@ -100,23 +100,25 @@ void DenseSource::correlations(std::span<const Index> rows, std::span<double> ou
 }
 
 void DenseSource::plan(Pass& pass, const PartitionMatroid& matroid, const Refit& refit) {
+    planned_all_ = (!draft_ && !cache_) || n_plain_ > 0;
+    if (planned_all_) return plan_all(pass, matroid);
     if (draft_)
         draft_->plan(pass, matroid, refit, residual_);
-    else if (cache_)
-        cache_->plan(pass, matroid, residual_);
     else
-        return plan_all(pass, matroid);
+        cache_->plan(pass, matroid, residual_);
     plan_columns(pass);
     ++passes_;
 }
 
 void DenseSource::finish() {
+    if (planned_all_) {
+        n_plain_ = std::max<Index>(0, n_plain_ - 1);
+        return finish_all();
+    }
     if (draft_)
         draft_->finish();
-    else if (cache_)
-        cache_->finish();
     else
-        return finish_all();
+        cache_->finish();
     finish_columns();
 }
 
@@ -132,15 +134,24 @@ Best DenseSource::best(const PartitionMatroid& matroid, Ask ask) {
         if (greedy_) {
             set_correlations(draft_->present().products, pool_);
         } else if (ask == Ask::improving) {
-            const std::vector<Index> rows = draft_ ? draft_->contenders(matroid) : cache_->contenders(matroid);
-            std::vector<double> g(rows.size());
-            correlations(rows, g);
-            const Best best = scores_.best_of(rows, g);
+            const Best best = screened_best(matroid);
             if (best.index >= 0) return best;
         }
     }
     if (is_stale()) refresh(matroid);
     return scores_.best(matroid, ask);
+}
+
+// Where screening cannot tell, which costs a pass, it is left alone for a while, the longer the more often.
+Best DenseSource::screened_best(const PartitionMatroid& matroid) {
+    const std::vector<Index> rows = draft_ ? draft_->contenders(matroid) : cache_->contenders(matroid);
+    std::vector<double> g(rows.size());
+    correlations(rows, g);
+    const Best best = scores_.best_of(rows, g);
+    constexpr Index kLeast = 2, kMost = 64;
+    if (best.index < 0) n_plain_ = n_plain_next_;
+    n_plain_next_ = best.index < 0 ? std::min(2 * n_plain_next_, kMost) : std::max(n_plain_next_ / 2, kLeast);
+    return best;
 }
 
 Shortlist DenseSource::shortlist(const PartitionMatroid& matroid, Ask ask) {
@@ -203,6 +214,7 @@ void DenseSource::restart() {
     deflated_.clear();
     stale_ = false;
     scores_.restart();
+    n_plain_ = 0;
     if (draft_) draft_->restart();
     if (cache_) cache_->restart();
 }

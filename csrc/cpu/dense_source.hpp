@@ -96,9 +96,11 @@ class DenseSource {
 
     // The draft or the columns know the present weights, and nothing else is wanted.
     bool is_screened() const {
-        return pending_.empty() && ((draft_ && draft_->covers_present()) || (cache_ && cache_->covers_present()));
+        return n_plain_ == 0 && pending_.empty() &&
+               ((draft_ && draft_->covers_present()) || (cache_ && cache_->covers_present()));
     }
     bool is_stale() const { return stale_ || !pending_.empty(); }
+    Best screened_best(const PartitionMatroid& matroid);
     void refresh(const PartitionMatroid& matroid);
     void plan_all(Pass& pass, const PartitionMatroid& matroid);
     void finish_all();
@@ -127,6 +129,8 @@ class DenseSource {
     std::vector<std::vector<double>> deflated_;  // greedy: columns of L^-1 applied to K, over `pool_`
     std::optional<Draft> draft_;
     std::optional<ColumnCache> cache_;
+    Index n_plain_ = 0, n_plain_next_ = 2;  // passes in float64 to make before screening is tried again
+    bool planned_all_ = false;
 
     Index passes_ = 1;  // read_first
 };

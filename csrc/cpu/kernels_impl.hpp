@@ -390,8 +390,8 @@ inline ScoreBounds bounds_of(const ScreenedScores& scores, std::size_t begin, st
     Floats at_most = Floats{} - __builtin_inff(), surely = at_most, poison{};
     for (std::size_t i = begin; i < end; i += kFloats) {
         Floats s = load_as<Floats>(scores.products + i);
-        poison += s * 0.0f;
         if constexpr (Offset) s += load_as<Floats>(scores.offset + i) * inverse_norm;
+        poison += s * 0.0f;
         if constexpr (!Signed) s = larger(s, -s);
         s = s * load_as<Floats>(scores.factor + i) + load_as<Floats>(scores.closed + i);
         const Floats error = slack * load_as<Floats>(scores.unit + i);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string>
 
 #include "pysubmod/error.hpp"
 
@@ -10,8 +11,11 @@ namespace {
 
 // Whether float32 can hold the products, and what the tilt adds to them: far from its limits.
 bool can_screen(std::span<const double> squares, double tilt) {
-    return std::ranges::all_of(
-        squares, [tilt](double s) { return s == 0.0 || (s > 1e-40 && s < 1e40 && 0.5 * std::abs(tilt) * s < 1e30); });
+    const double half_tilt = 0.5 * std::abs(tilt);
+    return std::ranges::all_of(squares, [half_tilt](double s) {
+        return s == 0.0 ||
+               (s > 1e-40 && s < 1e40 && (half_tilt == 0.0 || (half_tilt * s > 1e-30 && half_tilt * s < 1e30)));
+    });
 }
 
 // About six picks to a pass, a quarter of the vectors in vain, and what the drafts cost. Targets that share a pass
@@ -45,8 +49,10 @@ Route choose_route(const Options& options, std::span<const double> squares, std:
     const bool screens = options.pick == Pick::argmax && can_screen(squares, options.tilt);
     if ((options.route == Route::draft || options.route == Route::columns) && !screens)
         throw InvalidArgument(
-            "route: 'draft' and 'columns' need pick='argmax' and norms of rows between 1e-20 and 1e20; use 'plain' (or "
-            "'auto')");
+            std::string("route: '") + (options.route == Route::draft ? "draft" : "columns") +
+            "' needs pick='argmax' and norms of rows between 1e-20 and 1e20 (with a tilt, tilt/2 times "
+            "their squares between 1e-30 and 1e30); use 'plain' (or 'auto')");
+    if (options.route == Route::gram) throw InvalidArgument("route: 'gram' is for a Gram matrix, and rows were given");
     if (options.route == Route::columns && greedy)
         throw InvalidArgument("route: 'columns' is not for rule='greedy'; use 'draft' (or 'auto')");
     if (options.route != Route::automatic) return options.route;

@@ -69,13 +69,15 @@ bool Screening::follow(const PartitionMatroid& matroid) {
     }
     if (!closed_is_stale_) return true;
     bool covered = true;
+    any_barred_ = false;
     closed_.assign(stride_, kClosed);
     for (const Index i : pool_) {
+        any_barred_ = any_barred_ || scores_.mark_of(i) == Mark::barred;
         if (scores_.mark_of(i) != Mark::none || !matroid.may_take(i)) continue;
         closed_[at(i)] = 0.0f;
         covered = covered && covered_[at(i)];
     }
-    closed_is_stale_ = any_barred_ = false;
+    closed_is_stale_ = false;
     return covered;
 }
 
@@ -110,7 +112,9 @@ std::vector<Screening::Candidate> Screening::best_rows(const float* products, do
     }
     std::vector<Candidate> best;
     for (std::size_t j = 0; j < eligible_.size() && best.size() < count; ++j)
-        if (estimates[j] >= lowest) best.push_back({eligible_[j], estimates[j]});
+        if (estimates[j] > lowest) best.push_back({eligible_[j], estimates[j]});
+    for (std::size_t j = 0; j < eligible_.size() && best.size() < count; ++j)
+        if (estimates[j] == lowest) best.push_back({eligible_[j], estimates[j]});
     return best;
 }
 
@@ -118,7 +122,7 @@ std::vector<Screening::Candidate> Screening::best_rows(const float* products, do
 // plus slack is below another's less slack are not the best.
 std::vector<Index> Screening::contenders(const float* products, double unit, double error) {
     std::vector<Index> rows;
-    if (!(unit > kSmallestUnit)) return rows;
+    if (!(unit > kSmallestUnit) || (!offset_.empty() && !(unit < 1.0 / kSmallestUnit))) return rows;
     const auto inverse = static_cast<float>(1.0 / unit);
     const double tilt_share = offset_.empty() ? 0.0 : kRoundings * largest_offset_share_ / unit;
     const auto slack =

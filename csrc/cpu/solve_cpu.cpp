@@ -162,6 +162,7 @@ Solution solve_cpu(const Problem& problem, const Constraint& constraint, const O
 std::vector<Solution> solve_each_cpu(const Problem& problem, std::span<const std::span<const double>> targets,
                                      const Constraint& constraint, const Options& options, const Execution& execution,
                                      Monitor& monitor) {
+    if (targets.empty()) throw InvalidArgument("target: none given");
     cpu::ThreadTeam team(execution.n_threads, execution.bytes_worth_threads, monitor);
     Call call{problem,
               targets,
