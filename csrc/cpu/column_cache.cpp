@@ -107,8 +107,7 @@ void ColumnCache::plan(Pass& pass, const PartitionMatroid& matroid, std::span<co
     const bool is_full = store_.size() + at_once_ > most_columns_;
     if (is_full && !is_shared_) store_.keep_only(weighted);
     const auto fetch = [&](Index i) {
-        rows_.widen(i, wide_row_);
-        pass.screen(wide_row_, 1.0 / std::sqrt(squares_[at(i)]), store_.add(i, screening_.stride()));
+        pass.screen(i, 1.0 / std::sqrt(squares_[at(i)]), store_.add(i, screening_.stride()));
     };
     std::size_t fetched = 0;
     for (const Index i : weighted) {

@@ -74,7 +74,6 @@ class ColumnCache {
     std::vector<float> products_;  // G r over `products_unit_`, for the weights they were last formed for
     double products_unit_ = 1.0;
     double error_ = 0.0;  // of a product, in units of the row's length
-    std::vector<double> wide_row_;
 };
 
 }  // namespace pysubmod::cpu

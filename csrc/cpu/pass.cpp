@@ -11,6 +11,11 @@ void Pass::screen(std::span<const double> x, double scale, float* out) {
     screened_.push_back(out);
 }
 
+void Pass::screen(Index row, double scale, float* out) {
+    rows_.add_row_to(screen_, row, scale);
+    screened_.push_back(out);
+}
+
 void Pass::multiply(const double* x, double* out) {
     xs_.push_back(x);
     outs_.push_back(out);

@@ -16,6 +16,7 @@ class Pass {
     // out[i] = <row i, scale x> for every row that anybody added, in float32 (Rows::screen) or in float64. `x` is
     // looked at when the pass is made, out has the size of all rows.
     void screen(std::span<const double> x, double scale, float* out);
+    void screen(Index row, double scale, float* out);
     void multiply(const double* x, double* out);
 
     void run();

@@ -11,11 +11,8 @@ namespace {
 
 // Whether float32 can hold the products, and what the tilt adds to them: far from its limits.
 bool can_screen(std::span<const double> squares, double tilt) {
-    const double half_tilt = 0.5 * std::abs(tilt);
-    return std::ranges::all_of(squares, [half_tilt](double s) {
-        return s == 0.0 ||
-               (s > 1e-40 && s < 1e40 && (half_tilt == 0.0 || (half_tilt * s > 1e-30 && half_tilt * s < 1e30)));
-    });
+    return std::ranges::all_of(
+        squares, [tilt](double s) { return s == 0.0 || (s > 1e-40 && s < 1e40 && 0.5 * std::abs(tilt) * s < 1e30); });
 }
 
 // About six picks to a pass, a quarter of the vectors in vain, and what the drafts cost. Targets that share a pass
@@ -25,15 +22,18 @@ double draft_cost(double n, double picks, double targets, double bytes, bool gre
     const double vectors = 1.25 * per_pass * targets;
     const double pass = greedy ? Cost::exact_pass(2.0 * vectors) : Cost::pass(vectors, bytes);
     const auto candidates = static_cast<double>(n_candidates(static_cast<std::size_t>(n)));
-    return picks / per_pass * (n * pass + vectors * (Cost::kCandidate * candidates + Cost::kMember * 0.5 * picks));
+    const double drafted =
+        Cost::kCandidate * candidates + Cost::kMember * 0.5 * picks + Cost::kDraftedBytes * n / bytes;
+    return picks / per_pass * (n * pass + vectors * drafted);
 }
 
 // Columns a dozen at a time, a third of them in vain; targets share what they have in common, about a half. Every pick
 // adds up the columns of all members.
 double columns_cost(double n, double d, double picks, double targets, double bytes) {
     const double columns = std::min(n, 1.4 * picks * (1.0 + 0.5 * (targets - 1.0)));
-    const double passes = std::ceil(columns / 12.0);
-    return n * (passes * Cost::pass(12.0, bytes) + targets * 0.5 * picks * picks / d);
+    const double at_once = Cost::in_cache(bytes) ? 8.0 : 16.0;
+    const double passes = std::ceil(columns / at_once);
+    return passes * (n * Cost::pass(at_once, bytes) + Cost::kColumn * at_once) + targets * n * 0.25 * picks * picks / d;
 }
 
 }  // namespace

@@ -12,8 +12,10 @@ namespace pysubmod::cpu {
 // What work on a row costs, a pass with one vector being 1 (measured on a Sapphire Rapids, float32; docs/design.md,
 // section 4).
 struct Cost {
-    static constexpr double kCandidate = 0.2;  // a row that is looked at in a drafted pick
-    static constexpr double kMember = 1.0;     // a member in a pick: its row is read twice in float64
+    static constexpr double kCandidate = 0.2;     // a row that is looked at in a drafted pick
+    static constexpr double kMember = 1.0;        // a member in a pick: its row is read twice in float64
+    static constexpr double kColumn = 6.0;        // a column of K, for the row of G that the pass is multiplied by
+    static constexpr double kDraftedBytes = 2e5;  // what could be read while a drafted pick starts its three small jobs
     // A pass with so many vectors over so many bytes. Up to eight vectors memory sets the pace.
     static double pass(double vectors, double bytes) {
         return in_cache(bytes) ? std::max(1.0, 0.4 + 0.2 * vectors) : std::max(1.0, 0.5 + 0.06 * vectors);

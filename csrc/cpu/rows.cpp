@@ -172,6 +172,21 @@ void Rows::add_to(Screen& screen, std::span<const double> x, double scale) const
     std::fill(screen.xs.begin() + static_cast<std::ptrdiff_t>(begin + d_), screen.xs.end(), 0.0f);
 }
 
+void Rows::add_row_to(Screen& screen, Index i, double scale) {
+    const std::size_t begin = screen.size++ * screen_stride();
+    screen.xs.resize(begin + screen_stride());
+    const Storage type = locate(i).block->storage;
+    for (std::size_t column = 0; column < d_; column += kScreenColumns) {
+        const std::size_t m = std::min(kScreenColumns, d_ - column);
+        const std::byte* pointer = nullptr;
+        gather({&i, 1}, column, m, workspaces_[0], &pointer);
+        float* x = screen.xs.data() + begin + column;
+        kernels_.by_type[static_cast<std::size_t>(type)].narrow(pointer, x, m);
+        for (std::size_t j = 0; j < m; ++j) x[j] *= static_cast<float>(scale);
+    }
+    std::fill(screen.xs.begin() + static_cast<std::ptrdiff_t>(begin + d_), screen.xs.end(), 0.0f);
+}
+
 // m numbers of row i in float32, in the workspace.
 const std::byte* Rows::narrowed(Index i, const std::byte* from, std::size_t place, std::size_t m,
                                 Workspace& work) const {

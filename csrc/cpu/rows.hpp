@@ -52,6 +52,7 @@ class Rows {
     std::size_t screen_stride() const { return (d_ / kScreenPadding + 2) * kScreenPadding; }
     // Adds `scale` times x to the vectors of a screen.
     void add_to(Screen& screen, std::span<const double> x, double scale) const;
+    void add_row_to(Screen& screen, Index i, double scale);
     // outs[v][places[j]] = <row rows[j], x_v> in float32, in one pass; off by at most screen_error() times both norms
     // if no number under- or overflows.
     void screen(std::span<const Index> rows, std::span<const Index> places, const Screen& screen,
