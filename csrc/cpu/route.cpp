@@ -17,14 +17,14 @@ bool can_screen(std::span<const double> squares, double tilt) {
 
 // About six picks to a pass, a quarter of the vectors in vain, and what the drafts cost. Targets that share a pass
 // draft less, a vector for each pick and pass at the least.
-double draft_cost(double n, double picks, double targets, double bytes, bool greedy) {
+double draft_cost(double n, double d, double picks, double targets, double bytes, bool greedy) {
     const double per_pass = std::max(1.0, 6.0 / std::sqrt(targets));
     const double vectors = 1.25 * per_pass * targets;
     const double pass = greedy ? Cost::exact_pass(2.0 * vectors) : Cost::pass(vectors, bytes);
     const auto candidates = static_cast<double>(n_candidates(static_cast<std::size_t>(n)));
     const double drafted =
         Cost::kCandidate * candidates + Cost::kMember * 0.5 * picks + Cost::kDraftedBytes * n / bytes;
-    return picks / per_pass * (n * pass + vectors * drafted);
+    return picks / per_pass * (n * Cost::short_rows(d) * pass + vectors * drafted);
 }
 
 // Columns a dozen at a time, a third of them in vain; targets share what they have in common, about a half. Every pick
@@ -33,7 +33,9 @@ double columns_cost(double n, double d, double picks, double targets, double byt
     const double columns = std::min(n, 1.4 * picks * (1.0 + 0.5 * (targets - 1.0)));
     const double at_once = Cost::in_cache(bytes) ? 8.0 : 16.0;
     const double passes = std::ceil(columns / at_once);
-    return passes * (n * Cost::pass(at_once, bytes) + Cost::kColumn * at_once) + targets * n * 0.25 * picks * picks / d;
+    const double addition = 4.0 * n * picks < 2.0 * Cost::kCacheBytes ? 0.25 : 0.6;  // columns in cache, or not
+    return passes * (n * Cost::short_rows(d) * Cost::pass(at_once, bytes) + Cost::kColumn * at_once) +
+           targets * n * addition * picks * picks / d;
 }
 
 }  // namespace
@@ -61,7 +63,7 @@ Route choose_route(const Options& options, std::span<const double> squares, std:
     const double bytes = n * row_bytes, members = Cost::kMember * 0.5 * k * k * m;
     // For each pick greedy reads a column of K as well.
     const double plain = n * k * Cost::exact_pass(greedy ? 2.0 * m : m) + members;
-    const double draft = screens ? draft_cost(n, k, m, bytes, greedy) : plain;
+    const double draft = screens ? draft_cost(n, static_cast<double>(d), k, m, bytes, greedy) : plain;
     const double columns = screens && !greedy ? columns_cost(n, static_cast<double>(d), k, m, bytes) + members : plain;
     if (columns < std::min(plain, draft)) return Route::columns;
     return draft < plain ? Route::draft : Route::plain;
