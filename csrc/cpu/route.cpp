@@ -65,8 +65,9 @@ Route choose_route(const Options& options, std::span<const double> squares, std:
     const double plain = n * k * Cost::exact_pass(greedy ? 2.0 * m : m) + members;
     const double draft = screens ? draft_cost(n, static_cast<double>(d), k, m, bytes, greedy) : plain;
     const double columns = screens && !greedy ? columns_cost(n, static_cast<double>(d), k, m, bytes) + members : plain;
-    if (columns < std::min(plain, draft)) return Route::columns;
-    return draft < plain ? Route::draft : Route::plain;
+    constexpr double kWorthIt = 0.75;  // the model is not better than that
+    if (std::min(columns, draft) > kWorthIt * plain) return Route::plain;
+    return columns < draft ? Route::columns : Route::draft;
 }
 
 }  // namespace pysubmod::cpu
