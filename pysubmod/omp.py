@@ -121,8 +121,8 @@ def omp_partition(
         in float32. "draft": several picks to a pass: they are drafted on the rows of largest score, and one pass in
         float32 shows how far the draft was right. In both, the few rows that can be the best are looked at in float64:
         all routes give the same picks and the same weights, to the bit. "auto" chooses by a model of their cost;
-        ``stats["route"]`` says which ran. "columns" and "draft" need norms of rows between 1e-20 and 1e20, "draft" also
-        ``pick="argmax"``.
+        ``stats["route"]`` says which ran. "columns" and "draft" need ``pick="argmax"`` and norms of rows between 1e-20
+        and 1e20; "columns" is not for ``rule="greedy"``.
     device : {"auto", "cpu"}, default "auto"
         Where to solve; "auto" is "cpu" in this version.
     n_threads : int, optional
