@@ -100,8 +100,8 @@ void ColumnCache::learn() {
 void ColumnCache::plan(Pass& pass, const PartitionMatroid& matroid, std::span<const double> residual) {
     learn();
     if (!screening_.follow(matroid) && !is_shared_) store_.keep_only({});
-    pass.add_rows(is_shared_ ? pool_ : std::span<const Index>(screening_.cover(false)));
-    if (is_shared_) screening_.cover(true);
+    const std::vector<Index>& eligible = screening_.cover(is_shared_);
+    pass.add_rows(is_shared_ ? pool_ : std::span<const Index>(eligible));
     std::vector<Index> weighted;
     for (const Weight& weight : weights_) weighted.push_back(weight.row);
     const bool is_full = store_.size() + at_once_ > most_columns_;

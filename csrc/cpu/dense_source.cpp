@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
-#include <string>
 
 #include "pysubmod/error.hpp"
 #include "pysubmod/small_vector_ops.hpp"

@@ -246,30 +246,33 @@ void add_rows(const double* a, const std::byte* const* rows, std::size_t count, 
     for (; r < count; ++r) add_some_rows<T, 1>(a + r, rows + r, y, m);
 }
 
-template <Storage T>
-void widen(const std::byte* row, double* y, std::size_t m) {
+template <Storage T, class Number>
+inline void convert(const std::byte* row, Number* y, std::size_t m) {
     const std::size_t whole = m - m % kLanes;
     for (std::size_t j = 0; j < whole; j += W) {
-        const Vec v = Stored<T>::load(row + j * item_size(T));
+        const std::byte* from = row + j * item_size(T);
+        const auto v = [from] {
+            if constexpr (sizeof(Number) == sizeof(double))
+                return Stored<T>::load(from);
+            else
+                return Stored<T>::floats(from);
+        }();
         std::memcpy(y + j, &v, sizeof v);
     }
     if (whole == m) return;
     double tail[kLanes];
     load_tail<T>(row + whole * item_size(T), m - whole, tail);
-    for (std::size_t j = whole; j < m; ++j) y[j] = tail[j - whole];
+    for (std::size_t j = whole; j < m; ++j) y[j] = static_cast<Number>(tail[j - whole]);
+}
+
+template <Storage T>
+void widen(const std::byte* row, double* y, std::size_t m) {
+    convert<T>(row, y, m);
 }
 
 template <Storage T>
 void narrow(const std::byte* row, float* y, std::size_t m) {
-    const std::size_t whole = m - m % kLanes;
-    for (std::size_t j = 0; j < whole; j += W) {
-        const Narrow v = Stored<T>::floats(row + j * item_size(T));
-        std::memcpy(y + j, &v, sizeof v);
-    }
-    if (whole == m) return;
-    double tail[kLanes];
-    load_tail<T>(row + whole * item_size(T), m - whole, tail);
-    for (std::size_t j = whole; j < m; ++j) y[j] = static_cast<float>(tail[j - whole]);
+    convert<T>(row, y, m);
 }
 
 constexpr std::size_t kFloats = 2 * W;  // in a vector register

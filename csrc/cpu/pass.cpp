@@ -27,13 +27,7 @@ void Pass::run() {
     for (std::size_t i = 0; i < wanted_.size(); ++i)
         if (wanted_[i]) rows.push_back(static_cast<Index>(i));
     if (!screened_.empty()) rows_.screen(rows, rows, screen_, screened_);
-    if (xs_.empty()) return;
-    std::vector<double> products(xs_.size() * rows.size());
-    std::vector<double*> outs;
-    for (std::size_t v = 0; v < xs_.size(); ++v) outs.push_back(products.data() + v * rows.size());
-    rows_.multiply(rows, xs_, outs);
-    for (std::size_t v = 0; v < xs_.size(); ++v)
-        for (std::size_t j = 0; j < rows.size(); ++j) outs_[v][static_cast<std::size_t>(rows[j])] = outs[v][j];
+    if (!xs_.empty()) rows_.multiply(rows, Rows::Factors{xs_, {}}, outs_, rows);
 }
 
 }  // namespace pysubmod::cpu

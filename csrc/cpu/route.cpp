@@ -27,7 +27,7 @@ double draft_cost(double n, double d, double picks, double targets, double bytes
     return picks / per_pass * (n * Cost::short_rows(d) * pass + vectors * drafted);
 }
 
-// Columns a dozen at a time, a third of them in vain; targets share what they have in common, about a half. Every pick
+// About a third of the columns in vain; targets share what they have in common, about a half. Every pick
 // adds up the columns of all members.
 double columns_cost(double n, double d, double picks, double targets, double bytes) {
     const double columns = std::min(n, 1.4 * picks * (1.0 + 0.5 * (targets - 1.0)));
@@ -53,7 +53,7 @@ Route choose_route(const Options& options, std::span<const double> squares, std:
         throw InvalidArgument(
             std::string("route: '") + (options.route == Route::draft ? "draft" : "columns") +
             "' needs pick='argmax' and norms of rows between 1e-20 and 1e20 (with a tilt, tilt/2 times "
-            "their squares between 1e-30 and 1e30); use 'plain' (or 'auto')");
+            "their squares below 1e30); use 'plain' (or 'auto')");
     if (options.route == Route::gram) throw InvalidArgument("route: 'gram' is for a Gram matrix, and rows were given");
     if (options.route == Route::columns && greedy)
         throw InvalidArgument("route: 'columns' is not for rule='greedy'; use 'draft' (or 'auto')");

@@ -10,7 +10,7 @@
 namespace pysubmod::cpu {
 
 // What work on a row costs, a pass with one vector being 1 (measured on a Sapphire Rapids, float32; docs/design.md,
-// section 4).
+// section 5).
 struct Cost {
     static constexpr double kCandidate = 0.2;     // a row that is looked at in a drafted pick
     static constexpr double kMember = 1.0;        // a member in a pick: its row is read twice in float64

@@ -156,12 +156,14 @@ void Rows::for_tiles(std::size_t rows, Use use) {
     });
 }
 
-void Rows::multiply(std::span<const Index> rows, const Factors& factors, std::span<double* const> outs) {
+void Rows::multiply(std::span<const Index> rows, const Factors& factors, std::span<double* const> outs,
+                    std::span<const Index> places) {
     for_tiles(rows.size(), [&](std::size_t begin, std::size_t count, Workspace& work) {
         multiply_tile(rows.subspan(begin, count), factors, work);
         for (std::size_t v = 0; v < factors.size(); ++v)
             for (std::size_t r = 0; r < count; ++r)
-                outs[v][begin + r] = join_lanes(work.lanes.data() + (v * kTile + r) * kLanes);
+                outs[v][places.empty() ? begin + r : at(places[begin + r])] =
+                    join_lanes(work.lanes.data() + (v * kTile + r) * kLanes);
     });
 }
 

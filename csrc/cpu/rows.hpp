@@ -31,8 +31,9 @@ class Rows {
         std::span<const Index> rows;
         std::size_t size() const { return vectors.size() + rows.size(); }
     };
-    // outs[v][j] = <row rows[j], factor v>, in float64, in one pass.
-    void multiply(std::span<const Index> rows, const Factors& factors, std::span<double* const> outs);
+    // outs[v][j] = <row rows[j], factor v>, in float64, in one pass; with `places`, outs[v][places[j]].
+    void multiply(std::span<const Index> rows, const Factors& factors, std::span<double* const> outs,
+                  std::span<const Index> places = {});
     void multiply(std::span<const Index> rows, std::span<const double* const> xs, std::span<double* const> outs) {
         multiply(rows, Factors{xs, {}}, outs);
     }

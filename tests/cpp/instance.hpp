@@ -91,6 +91,21 @@ struct GramInstance {
     }
 };
 
+// The sets of kernels that run here.
+inline std::vector<const char*> kernel_names() {
+    std::vector<const char*> names = {"portable", "avx2", "avx512"};
+    const Instance tiny({{1.0}}, {1.0}, 1);
+    std::erase_if(names, [&](const char* name) {
+        try {
+            solve(tiny, {}, {1, 0.0, name});
+            return false;
+        } catch (const InvalidArgument&) {
+            return true;
+        }
+    });
+    return names;
+}
+
 inline bool same_bits(std::span<const double> a, std::span<const double> b) {
     return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size_bytes()) == 0);
 }

@@ -112,20 +112,6 @@ std::vector<Options> some_options() {
     return all;
 }
 
-std::vector<const char*> kernel_names() {
-    std::vector<const char*> names = {"portable", "avx2", "avx512"};
-    Instance tiny({{1.0}}, {1.0}, 1);
-    std::erase_if(names, [&](const char* name) {
-        try {
-            solve(tiny, {}, {1, 0.0, name});
-            return false;
-        } catch (const InvalidArgument&) {
-            return true;
-        }
-    });
-    return names;
-}
-
 }  // namespace
 
 TEST_CASE(layouts_and_storage_types) {

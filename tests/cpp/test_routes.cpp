@@ -145,20 +145,6 @@ Outcome solve_by(const Case& given, Route route, std::span<const std::vector<dou
     return outcome;
 }
 
-std::vector<const char*> kernel_names() {
-    std::vector<const char*> names = {"portable", "avx2", "avx512"};
-    const Instance tiny({{1.0}}, {1.0}, 1);
-    std::erase_if(names, [&](const char* name) {
-        try {
-            solve(tiny, {}, {1, 0.0, name});
-            return false;
-        } catch (const InvalidArgument&) {
-            return true;
-        }
-    });
-    return names;
-}
-
 }  // namespace
 
 TEST_CASE(routes_agree_with_the_plain_one) {
