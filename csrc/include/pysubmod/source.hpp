@@ -11,23 +11,11 @@
 
 namespace pysubmod {
 
-// Marks of a row that the source keeps, because they have size n.
-enum class Mark : std::uint8_t {
-    none,
-    selected,
-    barred  // cannot help until the next accepted pick
-};
-
 // The answer to "who is next?".
 struct Best {
     Index index = -1;          // -1: no eligible row helps
     double correlation = 0.0;  // g_i
     bool saw_barred = false;   // a barred row was passed over
-};
-
-enum class Ask {
-    improving,  // only rows that raise the objective, by the rule's score
-    any         // every row that may be taken, by height: what `fill` takes
 };
 
 // The answer to "between whom is the draw?", in row order.

@@ -37,6 +37,18 @@ struct RowBlock {
 enum class Rule { omp, normalized, greedy };
 enum class Pick { argmax, random };
 
+// Marks of a row that the source keeps, because they have size n.
+enum class Mark : std::uint8_t {
+    none,
+    selected,
+    barred  // cannot help until the next accepted pick
+};
+
+enum class Ask {
+    improving,  // only rows that raise the objective, by the rule's score
+    any         // every row that may be taken, by height: what `fill` takes
+};
+
 enum class Status { budget, tolerance, no_gain, rank_deficient, exhausted, stopped };
 
 // How rows are read: one pass for each pick; columns of K = G G', several to a pass, kept; or several picks to a pass,

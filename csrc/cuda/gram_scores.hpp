@@ -1,0 +1,344 @@
+// Correlations, scores, the argmax and the shortlist on the device: the specification of docs/design.md, section 2, for
+// a team of threads. The rows are shared out over the blocks of the team, a contiguous part for each.
+#pragma once
+
+#include <math.h>
+
+#include "cuda/gram_refit.hpp"
+#include "cuda/gram_task.hpp"
+#include "cuda/team.hpp"
+#include "pysubmod/types.hpp"
+
+namespace pysubmod::cuda {
+
+#ifdef __CUDA_ARCH__
+#define PYSUBMOD_UNROLL_BY_8 _Pragma("unroll 8")
+#else
+#define PYSUBMOD_UNROLL_BY_8
+#endif
+
+template <class Team>
+class GramScores {
+  public:
+    PYSUBMOD_HD GramScores(Team& team, const GramTask& task, const Members& members)
+        : team_(team),
+          task_(task),
+          m_(members),
+          begin_(part(task.n, team.block(), team.n_blocks())),
+          end_(part(task.n, team.block() + 1, team.n_blocks())) {}
+
+    // Numbers over all blocks; each call is made by all threads of the team.
+    PYSUBMOD_HD double max_all(double mine) {
+        const double own = team_.max(mine);
+        if (team_.n_blocks() == 1) return own;
+        turn_ ^= 1;  // what is read here is written again after the next barrier but one
+        double* slots = task_.exchange + turn_ * team_.n_blocks();
+        if (team_.rank() == 0) slots[team_.block()] = own;
+        team_.sync_all();
+        double best = slots[0];
+        for (int b = 1; b < team_.n_blocks(); ++b) best = slots[b] > best ? slots[b] : best;
+        return best;
+    }
+    PYSUBMOD_HD int min_all(int mine) { return -static_cast<int>(max_all(-static_cast<double>(mine))); }
+    PYSUBMOD_HD bool any_all(bool mine) { return max_all(mine ? 1.0 : 0.0) > 0.0; }
+
+    // use(i) for the rows of this block; ends with a barrier.
+    template <class Use>
+    PYSUBMOD_HD void each_own(Use use) {
+        for (int i = begin_ + team_.rank(); i < end_; i += team_.size()) use(i);
+        team_.sync();
+    }
+    // The lowest row of all that passes, or n.
+    template <class Test>
+    PYSUBMOD_HD int first_row(Test test) {
+        int mine = task_.n;
+        for (int i = begin_ + team_.rank(); i < end_; i += team_.size())
+            if (test(i)) {
+                mine = i;
+                break;
+            }
+        return min_all(mine);
+    }
+    template <class Value>
+    PYSUBMOD_HD double max_row(double least, Value value) {
+        double mine = least;
+        for (int i = begin_ + team_.rank(); i < end_; i += team_.size()) {
+            const double x = value(i);
+            mine = x > mine ? x : mine;
+        }
+        return max_all(mine);
+    }
+    // set() by one thread of the block that has row i.
+    template <class Set>
+    PYSUBMOD_HD void at_row(int i, Set set) {
+        if (i >= begin_ && i < end_ && team_.rank() == 0) set();
+        team_.sync();
+    }
+
+    PYSUBMOD_HD void set_scale(double scale) {
+        scale_ = scale;
+        ++round_;
+    }
+    PYSUBMOD_HD double scale() const { return scale_; }
+    PYSUBMOD_HD Fault fault() const { return fault_; }
+    PYSUBMOD_HD int fault_row() const { return fault_row_; }
+
+    PYSUBMOD_HD void mark(int i, Mark mark) {
+        has_barred_ = has_barred_ || mark == Mark::barred;
+        at_row(i, [&] { task_.mark[i] = static_cast<std::uint8_t>(mark); });
+    }
+    PYSUBMOD_HD void clear_barred() {
+        if (!has_barred_) return;
+        each_own([&](int i) {
+            if (is_marked(i, Mark::barred)) task_.mark[i] = static_cast<std::uint8_t>(Mark::none);
+        });
+        has_barred_ = false;
+    }
+
+    // g = c - K w for those of this block's rows that are no members, from the members' rows of K. (Of the last pick
+    // others may still be reading g.)
+    PYSUBMOD_HD void form_correlations(int n_active) {
+        if (task_.gram.storage == Storage::float64)
+            form_from<double>(n_active);
+        else
+            form_from<float>(n_active);
+    }
+
+    // The lowest row that rounding cannot tell from the best; -1: none. After a fault the answer means nothing.
+    PYSUBMOD_HD int best(Ask ask) {
+        const double surely = max_row(-kInfinity, [&](int i) {
+            if (!is_open(i) || (ask == Ask::improving && is_marked(i, Mark::barred))) return -kInfinity;
+            if (!isfinite(task_.g[i])) return kInfinity;  // no score is
+            const double score = ask == Ask::any ? height(i) : improving_score(i);
+            return score - kScoreTolerance * unit(i, ask);
+        });
+        if (surely == kInfinity && find_changed()) return -1;
+        if (surely == -kInfinity) return -1;
+        const int i = first_row([&](int row) {
+            if (!is_open(row) || (ask == Ask::improving && is_marked(row, Mark::barred))) return false;
+            const double score = ask == Ask::any ? height(row) : improving_score(row);
+            return score > -kInfinity && score + kScoreTolerance * unit(row, ask) >= surely;
+        });
+        return i < task_.n ? i : -1;
+    }
+    PYSUBMOD_HD bool saw_barred() {
+        return has_barred_ && first_row([&](int i) { return is_open(i) && is_marked(i, Mark::barred); }) < task_.n;
+    }
+
+    // rule = greedy: the score of row i is no bound.
+    PYSUBMOD_HD bool is_exact(int i) const {
+        if (is_marked(i, Mark::barred) || improving_score(i) == -kInfinity) return true;
+        return task_.exact_round[i] == round_ ||
+               (!task_.nonneg && task_.schur[i] > task_.rank_tolerance * task_.diagonal[i]);
+    }
+    PYSUBMOD_HD void set_exact(int i, double score) {
+        at_row(i, [&] {
+            task_.exact[i] = score;
+            task_.exact_round[i] = round_;
+        });
+    }
+    // rule = greedy: row i is a member from now on; Schur complements of all rows given one member more.
+    PYSUBMOD_HD void deflate(int i) {
+        const double schur = task_.schur[i], c_ii = task_.diagonal[i];
+        if (!(schur > task_.rank_tolerance * c_ii)) {
+            if (schur < -1e-3 * c_ii) set_fault(Fault::not_psd, i);
+            return;
+        }
+        const double rho = sqrt(schur);
+        const Index n = task_.n;
+        team_.sync_all();  // nobody reads schur[i] any more
+        double* out = task_.deflated + n_deflated_ * n;
+        each_own([&](int j) {
+            double x = task_.gram.at(i, j);
+            for (int p = 0; p < n_deflated_; ++p) x = fma(-task_.deflated[p * n + i], task_.deflated[p * n + j], x);
+            x /= rho;
+            out[j] = x;
+            task_.schur[j] = fma(-x, x, task_.schur[j]);
+        });
+        ++n_deflated_;
+        team_.sync_all();
+    }
+
+    // pick = random: list[i] = 1 for the rows that the draw is between; their number. Every block sees all of it.
+    PYSUBMOD_HD int shortlist(Ask ask) {
+        if (first_row([&](int i) { return is_open(i) && !isfinite(task_.g[i]); }) < task_.n && find_changed()) return 0;
+        each_own([&](int i) { rank_row(i, ask); });
+        team_.sync_all();
+        each_own([&](int i) { task_.list[i] = decide(i); });
+        team_.sync_all();
+        if (team_.block() == 0) each(team_, task_.n_groups, [&](int p) { settle_group(p); });
+        team_.sync_all();
+        return count_listed();
+    }
+    // The row at `place` of the list.
+    PYSUBMOD_HD int listed(int place) {
+        int chunk = 0, before = 0;
+        while (before + m_.counts[chunk] <= place) before += m_.counts[chunk++];
+        int i = part(task_.n, chunk, team_.size());
+        for (;; ++i) {
+            before += task_.list[i];
+            if (before > place) break;
+        }
+        team_.sync();  // all have read the counts
+        return i;
+    }
+    // rule = greedy: the first row of the list, from `from` on, whose score is a bound; n: none.
+    PYSUBMOD_HD int next_inexact(int from) {
+        return first_row([&](int i) { return i >= from && task_.list[i] && !is_exact(i); });
+    }
+
+  private:
+    enum Kind : std::uint8_t { closed, helping, idle };
+    enum Listed : std::uint8_t { left_out, taken, undecided };
+
+    PYSUBMOD_HD static int part(int n, int which, int of) {
+        return static_cast<int>(static_cast<std::int64_t>(n) * which / of);
+    }
+    PYSUBMOD_HD bool is_marked(int i, Mark mark) const { return task_.mark[i] == static_cast<std::uint8_t>(mark); }
+    // May be taken; barred or not.
+    PYSUBMOD_HD bool is_open(int i) const {
+        return (task_.pool[i] & kMayBePicked) && !is_marked(i, Mark::selected) && m_.left[task_.group_of[i]] > 0;
+    }
+    PYSUBMOD_HD double height(int i) const { return task_.nonneg ? task_.g[i] : fabs(task_.g[i]); }
+    PYSUBMOD_HD double improving_score(int i) const {
+        const double high = height(i), root = task_.root[i];
+        if (!(high > kScoreTolerance * scale_ * root)) return -kInfinity;
+        if (task_.rule == Rule::omp) return high;
+        if (task_.rule == Rule::normalized) return high / root;
+        if (task_.exact_round[i] == round_) return task_.exact[i];
+        if (task_.schur[i] > task_.rank_tolerance * task_.diagonal[i]) return high / sqrt(task_.schur[i]);
+        return kBound;
+    }
+    // About a dependent row a Schur complement says nothing: larger than any score, and still finite.
+    static constexpr double kBound = 1e300;
+
+    PYSUBMOD_HD double unit(int i, Ask ask) const {
+        if (task_.rule == Rule::omp || ask == Ask::any) return scale_ * task_.root[i];
+        if (task_.rule == Rule::normalized) return scale_;
+        const double least = task_.rank_tolerance * task_.diagonal[i];
+        const double schur = task_.schur[i] > least ? task_.schur[i] : least;
+        return schur > 0.0 ? scale_ * sqrt(task_.diagonal[i] / schur) : 0.0;
+    }
+    PYSUBMOD_HD void set_fault(Fault fault, int row) {
+        if (fault_ != Fault::none) return;
+        fault_ = fault;
+        fault_row_ = row;
+    }
+    PYSUBMOD_HD bool find_changed() {
+        const int row = first_row([&](int i) { return is_open(i) && !isfinite(task_.g[i]); });
+        if (row < task_.n) set_fault(Fault::changed, row);
+        return row < task_.n;
+    }
+
+    template <class Number>
+    PYSUBMOD_HD void form_from(int n_active) {
+        const auto* k = static_cast<const Number*>(task_.gram.data);
+        each_own([&](int i) {
+            if (is_marked(i, Mark::selected)) return;
+            double g = task_.c[i];
+            PYSUBMOD_UNROLL_BY_8
+            for (int p = 0; p < n_active; ++p)
+                g = fma(-m_.active_weight[p], static_cast<double>(k[m_.active_id[p] * task_.gram.stride + i]), g);
+            task_.g[i] = g;
+        });
+    }
+
+    // ---- the shortlist ----
+
+    PYSUBMOD_HD void rank_row(int i, Ask ask) {
+        task_.kind[i] = closed;
+        task_.list[i] = left_out;
+        if (!is_open(i)) return;
+        double score = is_marked(i, Mark::barred) ? -kInfinity : improving_score(i);
+        const bool helps = score > -kInfinity;
+        double slack = helps ? kScoreTolerance * unit(i, Ask::improving) : 0.0;
+        if (!helps && ask == Ask::improving) return;
+        if (!helps) {  // the lowest row first, unless signed heights decide
+            const bool raw = task_.rule == Rule::omp;
+            const double root = task_.root[i];
+            score = !task_.signed_ranking ? 0.0 : raw ? height(i) : root > 0.0 ? height(i) / root : 0.0;
+            slack = kScoreTolerance * scale_ * (raw ? root : 1.0);
+        }
+        task_.kind[i] = helps ? helping : idle;
+        task_.less[i] = score - slack;
+        task_.plus[i] = score + slack;
+    }
+
+    // Whether row i comes among the first `room` of its kind in its group, where that can be told from the counts of
+    // those that may, and those that must, come before it.
+    PYSUBMOD_HD std::uint8_t decide(int i) const {
+        if (task_.kind[i] == closed) return left_out;
+        const int group = task_.group_of[i];
+        int may = 0, must = 0, n_helping = 0;
+        for (int j = 0; j < task_.n; ++j) {
+            if (task_.group_of[j] != group || task_.kind[j] == closed) continue;
+            n_helping += task_.kind[j] == helping;
+            if (j == i || task_.kind[j] != task_.kind[i]) continue;
+            may += task_.plus[j] >= task_.less[i];
+            must += task_.less[j] > task_.plus[i];
+        }
+        const int room = room_for(task_.kind[i], group, n_helping);
+        return may < room ? taken : must >= room ? left_out : undecided;
+    }
+    PYSUBMOD_HD int room_for(std::uint8_t kind, int group, int n_helping) const {
+        const int left = m_.left[group];
+        if (kind == helping) return left;
+        return left > n_helping ? left - n_helping : 0;
+    }
+
+    // Ties: the rows of a group one after another, as the argmax finds them.
+    PYSUBMOD_HD void settle_group(int group) {
+        bool tied[3] = {false, false, false};
+        int n_helping = 0;
+        for (int i = 0; i < task_.n; ++i) {
+            if (task_.group_of[i] != group || task_.kind[i] == closed) continue;
+            n_helping += task_.kind[i] == helping;
+            tied[task_.kind[i]] = tied[task_.kind[i]] || task_.list[i] == undecided;
+        }
+        for (int kind = helping; kind <= idle; ++kind)
+            if (tied[kind])
+                settle_kind(group, static_cast<std::uint8_t>(kind),
+                            room_for(static_cast<std::uint8_t>(kind), group, n_helping));
+    }
+    PYSUBMOD_HD void settle_kind(int group, std::uint8_t kind, int room) {
+        const auto waits = [&](int i) {
+            return task_.group_of[i] == group && task_.kind[i] == kind && task_.list[i] != taken;
+        };
+        for (int i = 0; i < task_.n; ++i)
+            if (task_.group_of[i] == group && task_.kind[i] == kind) task_.list[i] = left_out;
+        for (; room > 0; --room) {
+            double bar = -kInfinity;
+            for (int i = 0; i < task_.n; ++i)
+                if (waits(i) && task_.less[i] > bar) bar = task_.less[i];
+            int next = 0;
+            while (next < task_.n && !(waits(next) && task_.plus[next] >= bar)) ++next;
+            if (next == task_.n) return;
+            task_.list[next] = taken;
+        }
+    }
+
+    // By chunks of rows, a chunk a thread; every block for itself.
+    PYSUBMOD_HD int count_listed() {
+        each(team_, team_.size(), [&](int chunk) {
+            int count = 0;
+            for (int i = part(task_.n, chunk, team_.size()); i < part(task_.n, chunk + 1, team_.size()); ++i)
+                count += task_.list[i];
+            m_.counts[chunk] = count;
+        });
+        int total = 0;
+        for (int chunk = 0; chunk < team_.size(); ++chunk) total += m_.counts[chunk];
+        return total;
+    }
+
+    Team& team_;
+    const GramTask& task_;
+    Members m_;
+    int begin_, end_;
+    int turn_ = 0, round_ = 1, n_deflated_ = 0;
+    double scale_ = 0.0;
+    bool has_barred_ = false;
+    Fault fault_ = Fault::none;
+    int fault_row_ = -1;
+};
+
+}  // namespace pysubmod::cuda
