@@ -11,12 +11,13 @@ SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc bindings -na
 CXX_FILES = $(shell find csrc bindings tests/cpp -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 
 .DELETE_ON_ERROR:
-.PHONY: help build demo test test-py test-cpp sanitize lint format bench bench-speed docs-pictures clean
+.PHONY: help build demo test test-py test-cpp test-cuda sanitize lint format bench bench-speed docs-pictures clean
 
 help:
 	@echo "make demo      build, then run the demo on real gradients; writes demo.png"
 	@echo "make test      build, then run every test, Python and C++"
 	@echo "make test-cpp  the C++ tests alone;  make test-py  the Python tests alone"
+	@echo "make test-cuda the tests that need a GPU, built from what python3 has: CMake, pybind11, pytest, torch; nothing is fetched"
 	@echo "make sanitize  the C++ tests under the address, undefined-behaviour and thread sanitizers"
 	@echo "make lint      ruff, mypy and clang-format, changing nothing;  make format  applies the formatters"
 	@echo "make bench     the benchmarks;  make bench-speed  those of speed alone: peers, modes, scaling (15 minutes)"
@@ -34,6 +35,13 @@ test-py: build $(VENV)/.tools
 
 test-cpp: $(VENV)/.tools
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --workflow --preset release
+
+# Without .venv: on a machine with a GPU the Python that has torch is the one to test. Code is made for its GPU alone.
+test-cuda:
+	cmake -S . -B build/cuda -DCMAKE_BUILD_TYPE=Release -DPYSUBMOD_CUDA=ON -DPYSUBMOD_INPLACE=ON \
+	    -DPython_EXECUTABLE="$$(command -v $(PYTHON))" $(if $(wildcard /dev/nvidiactl),-DCMAKE_CUDA_ARCHITECTURES=native)
+	cmake --build build/cuda --parallel
+	$(PYTHON) -m pytest -m cuda tests/test_cuda.py
 
 sanitize: $(VENV)/.tools
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --workflow --preset asan

@@ -7,9 +7,11 @@ target gradient, at most ``budgets[label]`` from each group.
 from __future__ import annotations
 
 from . import datasets
+from .batch import solve_batch
 from .certificate import Certificate, certify
 from .compare import Comparison, compare
-from .config import estimate_memory, show_config
+from .config import available_devices, estimate_memory, show_config
+from .device_selection import DeviceSelection
 from .diagnostics import Diagnosis, diagnose
 from .matroid import PartitionMatroid
 from .omp import omp_partition
@@ -22,6 +24,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Certificate",
     "Comparison",
+    "DeviceSelection",
     "Diagnosis",
     "GradientMatching",
     "PartitionMatroid",
@@ -29,6 +32,7 @@ __all__ = [
     "Selection",
     "Status",
     "__version__",
+    "available_devices",
     "available_methods",
     "certify",
     "compare",
@@ -38,4 +42,5 @@ __all__ = [
     "omp_partition",
     "show_config",
     "solve",
+    "solve_batch",
 ]

@@ -73,7 +73,7 @@ class Quadratic:
         self.target_norm = None if np.isnan(norm) else norm
         self.squares = squares
         self.diagonal = squares + self.ridge
-        self.c = linear + problem.tilt / 2 * squares
+        self.c: FloatArray = linear + problem.tilt / 2 * squares
         for name, vector in (("diagonal", self.diagonal), ("c", self.c)):
             if not np.isfinite(vector).all():
                 row = int(np.argmin(np.isfinite(vector)))

@@ -21,6 +21,7 @@ __all__ = [
     "as_gram",
     "as_groups",
     "as_indices",
+    "as_linear",
     "as_mask",
     "as_norm",
     "as_rows",
@@ -29,6 +30,7 @@ __all__ = [
     "as_targets",
     "as_threads",
     "default_threads",
+    "on_device",
     "widen",
 ]
 
@@ -68,13 +70,31 @@ def is_torch(value: object) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
-def _from_torch(name: str, tensor: Any) -> npt.NDArray[Any]:
+def on_device(value: object) -> bool:
+    """Whether `value` says of itself that it lies in the memory of a CUDA device."""
+    if isinstance(value, (np.ndarray, type)):
+        return False
+    if is_torch(value):
+        return bool(value.is_cuda)  # type: ignore[attr-defined]
+    if hasattr(value, "__cuda_array_interface__"):
+        return True
+    # 2 is memory of a device, 13 memory that host and device share.
+    return hasattr(value, "__dlpack_device__") and value.__dlpack_device__()[0] in (2, 13)
+
+
+def plain_tensor(name: str, tensor: Any) -> Any:
+    """A torch tensor without its history, whose numbers lie in memory as they are."""
     torch = sys.modules["torch"]
     if tensor.layout is not torch.strided or tensor.is_nested:
         raise TypeError(f"{name}: a torch tensor of layout {tensor.layout} cannot be read; pass {name}.to_dense()")
-    if tensor.device.type != "cpu":
-        raise ValueError(f"{name}: the tensor is on {tensor.device}; this version solves on the CPU: pass {name}.cpu()")
-    tensor = tensor.detach().resolve_conj().resolve_neg()
+    return tensor.detach().resolve_conj().resolve_neg()
+
+
+def _from_torch(name: str, tensor: Any) -> npt.NDArray[Any]:
+    torch = sys.modules["torch"]
+    if tensor.device.type not in ("cpu", "cuda"):
+        raise ValueError(f"{name}: the tensor is on {tensor.device}; pass {name}.cpu()")
+    tensor = plain_tensor(name, tensor)
     if tensor.dtype is torch.bfloat16:
         return np.asarray(tensor.view(torch.int16).numpy()).view(np.uint16)
     try:
@@ -93,14 +113,14 @@ def as_array(name: str, value: Any) -> tuple[npt.NDArray[Any], str]:
     """Return any array-like as a NumPy array (a view wherever possible) and the name of its number type."""
     if type(value) is np.ndarray and value.dtype in _NAMES:
         return value, _NAMES[value.dtype]
+    if on_device(value):
+        raise ValueError(f"{name}: is in the memory of a GPU but is read on the host; pass a copy there, {name}.cpu()")
     if is_torch(value):
         array = _from_torch(name, value)
         bits = str(value.dtype) == "torch.bfloat16"
         return array, "bfloat16" if bits else array.dtype.name
     if hasattr(value, "tocsr"):
         raise TypeError(f"{name}: sparse matrices cannot be read; pass {name}.toarray()")
-    if hasattr(value, "__cuda_array_interface__"):
-        raise ValueError(f"{name}: the array is on a GPU; this version solves on the CPU: copy it to the host first")
     if isinstance(value, np.ma.MaskedArray) and value.dtype.names is None and np.ma.is_masked(value):
         raise TypeError(f"{name}: masked entries have no value; fill them, or leave those rows out with candidates")
     try:
@@ -159,6 +179,11 @@ def _rows_of_mapping(value: Mapping[Any, Any], name: str) -> Rows:
     for key, block in value.items():
         if isinstance(block, Mapping):
             raise TypeError(f"{name}[{shown(key)}]: expected an array (n_group, d), got a mapping inside the mapping")
+        if on_device(block):
+            raise ValueError(
+                f"{name}[{shown(key)}]: is on a GPU, where a mapping cannot be read; pass one array of all rows with "
+                f"groups=..., or {name}[{shown(key)}].cpu()"
+            )
     parts = {key: as_rows(block, f"{name}[{shown(key)}]") for key, block in value.items()}
     widths = {key: rows.shape[1] for key, rows in parts.items()}
     if len(set(widths.values())) > 1:
@@ -216,12 +241,17 @@ def as_gram(gram: Any, linear: Any) -> tuple[npt.NDArray[Any], FloatArray]:
         )
     if k.strides[1] != k.itemsize:
         k = k.T if k.strides[0] == k.itemsize else np.ascontiguousarray(k)
-    c, dtype_c = _as_float("c", linear)
-    if c.shape != (k.shape[0],):
-        raise ValueError(f"c: expected shape ({k.shape[0]},) to match K; got shape {c.shape}")
-    c = widen(c, dtype_c)
+    return k, as_linear(linear, k.shape[0])
+
+
+def as_linear(value: Any, n: int) -> FloatArray:
+    """Check c (n,); float64."""
+    c, dtype = _as_float("c", value)
+    if c.shape != (n,):
+        raise ValueError(f"c: expected shape ({n},) to match K; got shape {c.shape}")
+    c = widen(c, dtype)
     _check_size("c", _largest("c", c))
-    return k, c
+    return c
 
 
 def _largest(name: str, array: FloatArray) -> float:

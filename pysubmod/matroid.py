@@ -117,11 +117,13 @@ class PartitionMatroid:
         return f"PartitionMatroid(n={self.n}, rank={self.rank}, budget/size {{{text}}})"
 
 
-def checked_matroid(problem: Any, matroid: Any) -> PartitionMatroid:
-    """The matroid of a problem; an int is a plain cardinality."""
+def checked_matroid(problem: Any, matroid: Any, *, on_host: bool = True) -> PartitionMatroid:
+    """The matroid of a problem, whose arrays must be on the host or not; an int is a plain cardinality."""
     # By its parts, not by its class: that would import the compiled core, which some who ask here judge.
     if not all(hasattr(problem, name) for name in ("n", "ridge", "nonneg", "tilt", "_rows")):
         raise TypeError(f"problem: expected a GradientMatching, got {type_name(problem)}")
+    if on_host:
+        _ = problem._rows.blocks  # which are nowhere else; the error says so
     checked = matroid if isinstance(matroid, PartitionMatroid) else PartitionMatroid._cardinality(problem.n, matroid)
     if checked.n != problem.n:
         raise ValueError(f"matroid: has {checked.n} rows but the problem has {problem.n}")

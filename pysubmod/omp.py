@@ -9,11 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ._validation import as_choice, as_flag, as_groups, as_mask, as_scalar
+from .device_selection import DeviceSelection
 from .matroid import PartitionMatroid
 from .problem import GradientMatching
 from .result import Selection
 from .solvers import solve
-from .solvers.pursuit import PICKS, ROUTES, RULES, Callback, pursue_each
+from .solvers._on_device import start_on_device
+from .solvers.pursuit import DEVICE_ROUTES, PICKS, ROUTES, RULES, Callback, checked, not_on_device, run
 
 __all__ = ["omp_partition"]
 
@@ -23,16 +25,23 @@ def omp_partition(
     G: Any, target: Any, budgets: Any, *, groups: Any = ..., ridge: float = ..., nonneg: bool = ..., rule: str = ...,
     pick: str = ..., tilt: float = ..., refine: str | None = ..., fill: bool = ..., release_zeros: bool = ...,
     tol: float = ..., candidates: Any = ..., initial: Any = ..., separate: Literal[False] = ..., route: str = ...,
-    device: str = ..., n_threads: int | None = ..., random_state: Any = ..., verbose: int = ...,
-    callback: Callback | None = ...,
+    device: str = ..., output: Literal["selection"] = ..., n_threads: int | None = ..., random_state: Any = ...,
+    verbose: int = ..., callback: Callback | None = ...,
 ) -> Selection: ...  # fmt: skip
 @overload
 def omp_partition(
     G: Any, target: Any, budgets: Any, *, groups: Any = ..., ridge: float = ..., nonneg: bool = ..., rule: str = ...,
     pick: str = ..., tilt: float = ..., refine: str | None = ..., fill: bool = ..., release_zeros: bool = ...,
     tol: float = ..., candidates: Any = ..., initial: Any = ..., separate: Literal[True], route: str = ...,
-    device: str = ..., n_threads: int | None = ..., random_state: Any = ...,
+    device: str = ..., output: Literal["selection"] = ..., n_threads: int | None = ..., random_state: Any = ...,
 ) -> list[Selection]: ...  # fmt: skip
+@overload
+def omp_partition(
+    G: Any, target: Any, budgets: Any, *, groups: Any = ..., ridge: float = ..., nonneg: bool = ..., rule: str = ...,
+    pick: str = ..., tilt: float = ..., fill: bool = ..., release_zeros: bool = ..., tol: float = ...,
+    candidates: Any = ..., initial: Any = ..., separate: bool = ..., route: str = ..., device: str = ...,
+    output: Literal["device"], n_threads: int | None = ..., random_state: Any = ...,
+) -> DeviceSelection: ...  # fmt: skip
 def omp_partition(
     G: Any,
     target: Any,
@@ -53,11 +62,12 @@ def omp_partition(
     separate: bool = False,
     route: str = "auto",
     device: str = "auto",
+    output: str = "selection",
     n_threads: int | None = None,
     random_state: Any = None,
     verbose: int = 0,
     callback: Callback | None = None,
-) -> Selection | list[Selection]:
+) -> Selection | list[Selection] | DeviceSelection:
     """Select rows of G whose weighted sum matches a target, with a budget for each group.
 
     Orthogonal matching pursuit (Pati, Rezaiifar and Krishnaprasad 1993) with an exact refit after every pick, free or
@@ -67,11 +77,14 @@ def omp_partition(
     Parameters
     ----------
     G : (n, d) array, or mapping {group: (n_g, d) array}
-        One candidate's gradient per row: NumPy float16, float32 or float64 in any layout, memory-mapped, a torch CPU
-        tensor (bfloat16 too), or anything with ``__array__`` or ``__dlpack__`` on the CPU. Read in place, never
-        modified. Of a mapping, rows are numbered through in its order; its keys are the groups.
+        One candidate's gradient per row: NumPy float16, float32 or float64 in any layout, memory-mapped, a torch tensor
+        (bfloat16 too), or anything with ``__array__`` or ``__dlpack__``. Read in place, never modified. Of a mapping,
+        rows are numbered through in its order; its keys are the groups. One array on a CUDA device (torch, CuPy,
+        anything with ``__dlpack__`` or ``__cuda_array_interface__``; its rows contiguous) is solved there, on the
+        current stream of its library.
     target : (d,) or (m, d) array
-        The gradient to match, e.g. the mean validation gradient; the mean of m rows is taken, unless `separate`.
+        The gradient to match, e.g. the mean validation gradient; the mean of m rows is taken, unless `separate`. With
+        a G on a device it may be there or on the host.
     budgets : int, mapping {label: int}, sequence, or PartitionMatroid
         At most so many picks from each group. An int is a plain cardinality (no groups); a sequence is aligned with
         the sorted labels; 0 excludes a group; a budget may exceed its group.
@@ -116,15 +129,22 @@ def omp_partition(
         Solve for each of the m rows of `target` by itself, all on the same passes over G. The m selections are, to the
         bit, those of m calls with these arguments: every one has all the budgets, `initial` and ``random_state`` (one
         seed for all). Not with ``refine="best"``, `verbose` or `callback`.
-    route : {"auto", "plain", "columns", "draft"}, default "auto"
+    route : {"auto", "plain", "columns", "draft", "gram"}, default "auto"
         How G is read. "plain": one pass over the eligible rows for each pick. "columns": products of two rows are kept
         in float32. "draft": several picks to a pass: they are drafted on the rows of largest score, and one pass in
         float32 shows how far the draft was right. In both, the few rows that can be the best are looked at in float64:
         all routes give the same picks and the same weights, to the bit. "auto" chooses by a model of their cost;
         ``stats["route"]`` says which ran. "columns" and "draft" need ``pick="argmax"`` and norms of rows between 1e-20
-        and 1e20; "columns" is not for ``rule="greedy"``.
-    device : {"auto", "cpu"}, default "auto"
-        Where to solve; "auto" is "cpu" in this version.
+        and 1e20; "columns" is not for ``rule="greedy"``. On a device there are two: "gram" forms G G' in float64 and
+        makes all picks in one launch; "draft" (n too large for that; rules "omp" and "normalized", ``pick="argmax"``)
+        reads the rows as above.
+    device : {"auto", "cpu", "cuda", "cuda:1", ...}, default "auto"
+        Where to solve; "auto" is where G is. With a G on the host "cuda" copies it to the device (torch must be
+        loaded); a G on a device is never copied to the host. A device takes neither `refine` nor `verbose` nor
+        `callback`, and ignores `n_threads`. ``stats["device"]`` says what ran.
+    output : {"selection", "device"}, default "selection"
+        "device", for a G on a device: a `DeviceSelection`, arrays of G's library (torch or CuPy) that are ready in
+        stream order; nothing is waited for.
     n_threads : int, optional
         Threads for this call; default: the CPUs this process may use. The result is the same for any number.
     random_state : int, NumPy Generator or RandomState, optional
@@ -136,7 +156,7 @@ def omp_partition(
 
     Returns
     -------
-    Selection, or list of Selection with `separate`
+    Selection, or list of Selection with `separate`, or DeviceSelection
         ``indices, weights = selection`` works. A short selection is reported by `status`, never padded. ``stats`` has
         ``passes`` over G, and ``n_targets`` that shared them; ``bytes_read``, ``threads`` and ``seconds`` are those of
         the whole call.
@@ -145,6 +165,8 @@ def omp_partition(
     ------
     TypeError, ValueError
         Naming the argument, what was expected and what came. A non-finite number in G names its first row.
+    MemoryError, RuntimeError
+        A device has too little memory (the message says how much was needed), or failed.
 
     Notes
     -----
@@ -172,6 +194,7 @@ def omp_partition(
     mask = as_mask(candidates, problems[0].n)
     matroid = _matroid(G, problems[0], budgets, groups, mask)
     if best:
+        not_on_device(refine=problems[0].device != "cpu")
         _nothing_else(
             rule=as_choice("rule", rule, RULES) != "omp",
             pick=as_choice("pick", pick, PICKS) != "argmax",
@@ -179,12 +202,13 @@ def omp_partition(
             fill=fill is not False,
             release_zeros=release_zeros is not False,
             initial=initial is not None,
-            route=as_choice("route", route, ROUTES) != "auto",
+            route=as_choice("route", route, sorted({*ROUTES, *DEVICE_ROUTES})) != "auto",
+            output=output != "selection",
             callback=callback is not None,
         )
         own: dict[str, Any] = {"candidates": mask, "device": device, "n_threads": n_threads, "verbose": verbose}
         return solve(problems[0], matroid, "best", random_state=random_state, **own)
-    selections = pursue_each(
+    call = checked(
         problems,
         matroid,
         rule=rule,
@@ -202,6 +226,9 @@ def omp_partition(
         verbose=verbose,
         callback=callback,
     )
+    if as_choice("output", output, ("selection", "device")) == "device":
+        return start_on_device([call], one=not separate)
+    selections = run(call)
     for problem, selection in zip(problems, selections, strict=True):
         selection._made_from(problem, matroid, mask)
     return selections if separate else selections[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -9,6 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ._backends import core
+from ._device_parts import (
+    DeviceRows,
+    as_device_gram,
+    as_device_linear,
+    as_device_rows,
+    as_device_target,
+    as_device_targets,
+)
 from ._validation import (
     Rows,
     as_flag,
@@ -20,6 +29,7 @@ from ._validation import (
     as_target,
     as_targets,
     as_threads,
+    on_device,
 )
 
 __all__ = ["GradientMatching"]
@@ -38,11 +48,13 @@ class GradientMatching:
     Parameters
     ----------
     G : (n, d) array, or mapping {group: (n_g, d) array}
-        One candidate's gradient per row: NumPy float16, float32 or float64 in any layout, memory-mapped, a torch CPU
-        tensor (bfloat16 too), or anything with ``__array__`` or ``__dlpack__`` on the CPU. Read in place, never
-        modified. Integers are copied to float64.
+        One candidate's gradient per row: NumPy float16, float32 or float64 in any layout, memory-mapped, a torch
+        tensor (bfloat16 too), or anything with ``__array__`` or ``__dlpack__``. Read in place, never modified. Integers
+        are copied to float64. An array on a CUDA device (torch, CuPy, or anything with ``__dlpack__`` or
+        ``__cuda_array_interface__``; its rows contiguous) stays there: the pursuit runs on that device, and `cpu` makes
+        the copy that all else needs.
     target : (d,) or (m, d) array
-        The gradient to match; the mean of m rows is taken.
+        The gradient to match; the mean of m rows is taken. With a G on a device it may be there or on the host.
     ridge : float, default 0
         Added to the diagonal of the Gram matrix; in units of a squared row norm.
     nonneg : bool, default True
@@ -66,8 +78,14 @@ class GradientMatching:
     """
 
     def __init__(self, G: Any, target: Any, ridge: float = 0.0, nonneg: bool = True, tilt: float = 0.0) -> None:
-        self._rows = as_rows(G)
-        self._vector = as_target(target, self._rows.shape[1])
+        self._rows: Rows | DeviceRows
+        self._vector: Any  # the target or c: float64, or a DeviceArray
+        if on_device(G):
+            self._rows = as_device_rows(G)
+            self._vector = as_device_target(target, self._rows)
+        else:
+            self._rows = as_rows(G)
+            self._vector = as_target(target, self._rows.shape[1])
         self._is_gram = False
         self._target_norm = math.nan  # the core computes it from the target
         self._set(ridge, nonneg, tilt)
@@ -82,8 +100,15 @@ class GradientMatching:
         cls, G: Any, targets: Any, ridge: float = 0.0, nonneg: bool = True, tilt: float = 0.0
     ) -> list[GradientMatching]:
         """The problem of each of the (m, d) targets; they differ in nothing else, and share the rows."""
-        rows, problems = as_rows(G), []
-        for vector in as_targets(targets, rows.shape[1]):
+        rows: Rows | DeviceRows
+        if on_device(G):
+            rows = as_device_rows(G)
+            vectors = as_device_targets(targets, rows)
+        else:
+            rows = as_rows(G)
+            vectors = as_targets(targets, rows.shape[1])
+        problems = []
+        for vector in vectors:
             problem = cls.__new__(cls)
             problem._rows, problem._vector = rows, vector
             problem._is_gram, problem._target_norm = False, math.nan
@@ -107,20 +132,23 @@ class GradientMatching:
         ----------
         K : (n, n) array, float32 or float64
             Finite, symmetric, positive semidefinite. Without a ridge, a direction that K cannot see and c rewards
-            makes the objective infinite; that is an error when a solver meets it.
+            makes the objective infinite; that is an error when a solver meets it. On a CUDA device it stays there (as
+            G does), and is looked at when it is solved.
         c : (n,) array
-            ``G t``, before the tilt.
+            ``G t``, before the tilt. With a K on a device it may be there or on the host.
         ridge, nonneg, tilt
             As above.
         target_norm : float, optional
             ``||t||``, from which residual norms follow. Without it they are not known, and `tol` cannot be used.
         """
         problem = cls.__new__(cls)
-        gram, linear = as_gram(K, c)
-        _check_gram(gram)
-        n = gram.shape[0]
-        problem._rows = Rows((gram,), gram.dtype.name, (n, n))
-        problem._vector = linear
+        if on_device(K):
+            problem._rows = as_device_gram(K)
+            problem._vector = as_device_linear(c, problem._rows)
+        else:
+            gram, problem._vector = as_gram(K, c)
+            _check_gram(gram)
+            problem._rows = Rows((gram,), gram.dtype.name, gram.shape)
         problem._is_gram = True
         problem._target_norm = math.nan if target_norm is None else as_norm("target_norm", target_norm)
         problem._set(ridge, nonneg, tilt)
@@ -140,6 +168,24 @@ class GradientMatching:
     def route(self) -> str:
         """How the core reads the problem: "dense" (rows) or "gram"."""
         return "gram" if self._is_gram else "dense"
+
+    @property
+    def device(self) -> str:
+        """Where its arrays are: "cpu", or "cuda:0" (say)."""
+        return self._rows.array.place if isinstance(self._rows, DeviceRows) else "cpu"
+
+    def cpu(self) -> GradientMatching:
+        """The same problem on a copy in host memory; itself if its arrays are there."""
+        if not isinstance(self._rows, DeviceRows):
+            return self
+        matrix = self._rows.array.to_host("K" if self._is_gram else "G")
+        vector = self._vector
+        if not isinstance(vector, np.ndarray):
+            vector = vector.to_host("c" if self._is_gram else "target")
+        if not self._is_gram:
+            return GradientMatching(matrix, vector, self.ridge, self.nonneg, self.tilt)
+        norm = None if math.isnan(self._target_norm) else self._target_norm
+        return GradientMatching.from_gram(matrix, vector, self.ridge, self.nonneg, self.tilt, norm)
 
     def value(self, S: Any) -> float:
         """f(S): the best objective with weights on the rows `S` (distinct row numbers, in any order)."""
@@ -191,6 +237,12 @@ class GradientMatching:
             first += len(block)
         part._rows = Rows(tuple(blocks), self._rows.dtype, (len(rows), self._rows.shape[1]))
         return part
+
+    def _on_device(self, rows: DeviceRows) -> GradientMatching:
+        """The same problem with its matrix on a device; `rows` are a copy of its own."""
+        moved = copy.copy(self)
+        moved._rows = rows
+        return moved
 
     def _core_matrix(self) -> dict[str, Any]:
         return {"blocks": list(self._rows.blocks), "is_gram": self._is_gram, "target_norm": self._target_norm}

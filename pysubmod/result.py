@@ -80,7 +80,8 @@ class Selection:
         Why it stopped; ``status.explanation`` says it in a sentence.
     stats : dict
         How it ran: route, device, threads, passes over `G`, number of targets that shared them, bytes read, seconds
-        by phase, target norm, number of picks that only fill the budget.
+        by phase, target norm, number of picks that only fill the budget. Of a device, its card ("cuda:0 NVIDIA H100"),
+        and what formed G G' and in what type it summed (product, product_type), the launch and the memory taken.
     config : dict
         The options that it ran with, and the shape and type of the problem.
 

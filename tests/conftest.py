@@ -13,6 +13,7 @@ for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import strategies  # noqa: E402, F401  (loads the hypothesis profile, for every test file)
+from emulation import device  # noqa: E402, F401  (a fixture)
 
 
 @pytest.fixture

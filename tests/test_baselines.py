@@ -294,7 +294,7 @@ def test_random_state_is_taken_by_all_and_checked(method):
         ("per-group", {"base": "best-of-all"}, "base: expected one of"),
         ("top-k", {"normalize": 1}, "normalize: expected True or False"),
         ("craig", {"device": "tpu"}, "device: expected one of"),
-        ("random", {"device": "cuda"}, "device: this version has no CUDA solver"),
+        ("random", {"device": "cuda"}, "device: this method runs on the CPU"),
         ("random", {"verbose": "yes"}, "verbose: expected 0 or 1"),
         ("top-k", {"n_threads": 0}, "n_threads: expected 1"),
         ("top-k", {"candidates": [0, 1]}, "candidates: expected a boolean mask"),

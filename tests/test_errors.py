@@ -53,7 +53,7 @@ DUPLICATES = np.array([[1.0, 0, 0], [1, 0, 0]])
 
 
 class OnAnAccelerator:
-    """What says of itself that it lies in another device's memory."""
+    """What says of itself that it lies in another device's memory; tests/test_device_errors.py has whole ones."""
 
     __cuda_array_interface__ = {"shape": (6, 3)}  # noqa: RUF012
 
@@ -94,7 +94,12 @@ BAD = {
     "G ragged": (lambda: call(G=[[1.0], [1.0, 2.0]]), TypeError, "G", ["list"]),
     "G None": (lambda: call(G=None), TypeError, "G", ["object", "float64"]),
     "G sparse": (lambda: call(G=Sparse()), TypeError, "G", ["sparse", "toarray"]),
-    "G on an accelerator": (lambda: call(G=OnAnAccelerator()), ValueError, "G", ["GPU", "host"]),
+    "G on an accelerator": (lambda: call(G=OnAnAccelerator()), TypeError, "G", ["no 'typestr'"]),
+    "G of a mapping on an accelerator": (
+        lambda: omp_partition({"a": OnAnAccelerator()}, TARGET, {"a": 1}), ValueError, "G['a']", ["GPU", ".cpu()"],
+    ),
+    "target on an accelerator": (lambda: call(target=OnAnAccelerator()), ValueError, "target", ["GPU", ".cpu()"]),
+    "groups on an accelerator": (lambda: call(groups=OnAnAccelerator()), ValueError, "groups", ["GPU", ".cpu()"]),
     "G masked entries": (lambda: call(G=np.ma.masked_equal(ROWS, 0)), TypeError, "G", ["masked", "candidates"]),
     "G empty mapping": (lambda: omp_partition({}, TARGET, {}), ValueError, "G", ["empty", "(n_group, d)"]),
     "G mapping of other widths": (
@@ -224,8 +229,10 @@ BAD = {
     "rule list": (lambda: call(rule=["omp"]), ValueError, "rule", ["'omp'"]),
     "pick": (lambda: call(pick="worst"), ValueError, "pick", ["'argmax'", "'worst'"]),
     "device": (lambda: call(device="tpu"), ValueError, "device", ["'cpu'", "'tpu'"]),
-    "device cuda": (lambda: call(device="cuda"), ValueError, "device", ["CUDA", "device='cpu'"]),
     "device number": (lambda: call(device=0), ValueError, "device", ["'cpu'", "0"]),
+    "device index": (lambda: call(device="cuda:one"), ValueError, "device", ["'cuda:1'", "'cuda:one'"]),
+    "output": (lambda: call(output="host"), ValueError, "output", ["'selection'", "'device'", "'host'"]),
+    "output on the CPU": (lambda: call(output="device"), ValueError, "output", ["on a device", "leave output out"]),
     "nonneg": (lambda: call(nonneg=1), TypeError, "nonneg", ["True or False", "1"]),
     "nonneg None": (lambda: call(nonneg=None), TypeError, "nonneg", ["True or False", "None"]),
     "fill": (lambda: call(fill="yes"), TypeError, "fill", ["True or False", "'yes'"]),

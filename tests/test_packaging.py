@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILT = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "*.so", "__pycache__", "demo.png")
-MAX_WHEEL_BYTES = 2_000_000
+MAX_WHEEL_BYTES = 5_000_000  # with the CUDA part: machine code for two kinds of card, and PTX
 MAX_IMPORT_SECONDS = 0.2
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from .._validation import as_choice, as_mask
 from ..matroid import PartitionMatroid, checked_matroid
 from ..problem import GradientMatching
 from ..result import Selection
+from ._call import Call
 from ._trial import COMMON
 from .baselines import random, random_per_group, top_k, top_k_per_group
 from .craig import craig
@@ -24,7 +25,7 @@ from .pursuit import Progress, greedy, normalized_omp, omp, partition_sel, resid
 from .relaxed import best, relax_round
 from .stochastic_greedy import stochastic_greedy
 
-__all__ = ["METHODS", "Method", "Progress", "available_methods", "solve"]
+__all__ = ["METHODS", "Method", "Progress", "available_methods", "calls_of", "solve"]
 
 
 class Method(NamedTuple):
@@ -62,6 +63,10 @@ METHODS: dict[str, Method] = {
     "random": Method(random, "uniform among all selections that use up the budgets"),
     "random-per-group": Method(random_per_group, "the rows of random, in rounds over the groups"),
 }
+
+
+# What a device can run: the pursuits without a search that goes on from them.
+ON_DEVICE = ("omp", "omp-normalized", "greedy", "residual-random", "partition-sel")
 
 
 def available_methods() -> tuple[str, ...]:
@@ -113,6 +118,8 @@ def solve(problem: GradientMatching, matroid: PartitionMatroid | int, method: st
         `omp_partition` too. Others have options of their own: swap_tol and max_swaps (swap), rule (residual-random),
         ranking (partition-sel), time_limit (relax-round, best, exact), gap (exact), epsilon (stochastic-greedy), eps
         (grad-match), eta (greats), target (divbs), base (per-group), normalize (top-k); docs/solvers.md explains them.
+        A problem on a device is solved there by "omp", "omp-normalized", "greedy", "residual-random" and
+        "partition-sel", without swaps; for the other methods pass ``problem.cpu()``.
 
     Returns
     -------
@@ -124,12 +131,35 @@ def solve(problem: GradientMatching, matroid: PartitionMatroid | int, method: st
     TypeError, ValueError
         Naming the argument; TypeError for an option that the method does not take.
     """
-    matroid = checked_matroid(problem, matroid)
+    matroid = checked_matroid(problem, matroid, on_host=False)
+    solver = _solver(problem, method, options)
+    selection = solver(problem, matroid, **_accepted(method, solver, options))
+    return selection._made_from(problem, matroid, as_mask(options.get("candidates"), problem.n), method)
+
+
+def calls_of(
+    problems: Sequence[GradientMatching], matroids: Sequence[PartitionMatroid], method: str, options: Sequence[Any]
+) -> list[Call]:
+    """The checked calls of a pursuit, for a device to run together."""
+    calls: list[Any] = []
+    for problem, matroid, own in zip(problems, matroids, options, strict=True):
+        solver = _solver(problem, method, own, on_device=True)
+        calls.append(solver(problem, matroid, then=lambda call: [call], **_accepted(method, solver, own)))
+    return calls
+
+
+def _solver(
+    problem: GradientMatching, method: str, options: dict[str, Any], on_device: bool = False
+) -> Callable[..., Selection]:
+    """The function of a method that can solve the problem where it is."""
     solver = METHODS[as_choice("method", method, available_methods())].solver
     if "rule" in options and method not in ("residual-random", "per-group"):
         raise TypeError("rule: is what method says; use method=" + ", ".join(map(repr, available_methods())))
-    selection = solver(problem, matroid, **_accepted(method, solver, options))
-    return selection._made_from(problem, matroid, as_mask(options.get("candidates"), problem.n), method)
+    if (on_device or problem.device != "cpu") and method not in ON_DEVICE:
+        raise ValueError(
+            f"method: {method!r} runs on the CPU; use problem.cpu(), or one of {', '.join(map(repr, ON_DEVICE))}"
+        )
+    return solver
 
 
 def _accepted(method: str, solver: Callable[..., Selection], options: dict[str, Any]) -> dict[str, Any]:

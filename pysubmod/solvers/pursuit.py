@@ -14,23 +14,28 @@ import numpy as np
 import numpy.typing as npt
 
 from .._backends import core
+from .._device_parts import as_device, chosen_device
 from .._random import as_seed, check_seed
 from .._validation import as_choice, as_count, as_flag, as_indices, as_mask, as_scalar, as_threads, is_integer, shown
 from ..matroid import PartitionMatroid
 from ..problem import GradientMatching
-from ..result import Selection, Status
+from ..result import Selection
+from ._call import Call, selection_of
+from ._on_device import run_on_device
 
 __all__ = [
     "RULES",
     "Progress",
     "check_device",
+    "checked",
     "greedy",
     "normalized_omp",
+    "not_on_device",
     "omp",
     "partition_sel",
     "pursue",
-    "pursue_each",
     "residual_random",
+    "run",
     "swap",
 ]
 
@@ -38,6 +43,7 @@ RULES = ("omp", "normalized", "greedy")
 PICKS = ("argmax", "random")
 RANKINGS = ("relu", "signed")
 ROUTES = ("auto", "plain", "columns", "draft")
+DEVICE_ROUTES = ("auto", "gram", "draft")
 REFINEMENTS = ("swap",)
 DEFAULT_SWAP_TOL = 1e-9
 SMALLEST_SWAP_TOL = 1e-12  # below it what a swap gains is rounding
@@ -58,7 +64,7 @@ class Progress:
 Callback = Callable[[Progress], bool | None]
 
 
-def pursue_each(
+def checked(
     problems: Sequence[GradientMatching],
     matroid: PartitionMatroid,
     *,
@@ -79,15 +85,14 @@ def pursue_each(
     random_state: Any = None,
     verbose: int = 0,
     callback: Callback | None = None,
-) -> list[Selection]:
-    """Run the pursuit on problems that differ in nothing but the target, all on the same passes over their rows.
+) -> Call:
+    """Check the arguments of a pursuit: those of `pysubmod.omp_partition`, and what `solvers.solve` says of methods.
 
-    Arguments: those of `pysubmod.omp_partition`, and what `solvers.solve` says of methods. Several problems have rows,
-    no callback and no verbose.
+    Several problems differ in nothing but the target; they have rows, no callback and no verbose.
     """
     started = time.perf_counter()
     problem = problems[0]
-    check_device(device)
+    chosen = chosen_device(device, problem._rows)
     check_seed(random_state)
     options = problem._core_options() | {
         "rule": as_choice("rule", rule, RULES),
@@ -100,10 +105,8 @@ def pursue_each(
         "max_swaps": None if max_swaps is None else as_count("max_swaps", max_swaps),
         "fill": as_flag("fill", fill),
         "release_zeros": as_flag("release_zeros", release_zeros),
-        "route": as_choice("route", route, ROUTES),
+        "route": as_route(route, problem, on_cpu=chosen is None),
     }
-    if route != "auto" and problem._is_gram:
-        raise ValueError(f"route: {route!r} reads rows, but only a Gram matrix was given; leave route out")
     if ranking != "relu" and not (pick == "random" and fill):
         raise ValueError("ranking: orders rows that do not help, which only pick='random' with fill=True draws from")
     if refine is None and (swap_tol != DEFAULT_SWAP_TOL or max_swaps is not None):
@@ -112,35 +115,48 @@ def pursue_each(
         raise ValueError("tol: the residual is not known from K and c alone; give from_gram(..., target_norm=||t||)")
     mask = as_mask(candidates, problem.n)
     start = _check_initial(initial, matroid)
+    listener = _listener(callback, verbose)
+    if chosen is not None:
+        not_on_device(refine=refine is not None, verbose=bool(verbose), callback=callback is not None)
+    return Call(problems, matroid, options, mask, start, chosen, as_threads(n_threads), listener, started)
+
+
+def run(call: Call) -> list[Selection]:
+    """The selection of each problem."""
+    if call.device is not None:
+        return run_on_device([call])
+    problem = call.problems[0]
     results = core.solve(
         **problem._core_matrix(),
-        vectors=np.array([each._vector for each in problems]),
-        group_of=matroid.codes,
-        budgets=matroid.budgets,
-        candidates=None if mask is None else mask.view(np.uint8),
-        initial=start,
-        options=options,
-        n_threads=as_threads(n_threads),
+        vectors=np.array([each._vector for each in call.problems]),
+        group_of=call.matroid.codes,
+        budgets=call.matroid.budgets,
+        candidates=None if call.mask is None else call.mask.view(np.uint8),
+        initial=call.start,
+        options=call.options,
+        n_threads=call.n_threads,
         kernels=None,
-        callback=_listener(callback, verbose),
+        callback=call.listener,
     )
-    config = options | {
-        "budgets": dict(zip(matroid.labels, matroid.budgets.tolist(), strict=True)),
-        "n": problem.n,
-        "d": problem.d,
-        "dtype": problem._rows.dtype,
-        "candidates": problem.n if mask is None else int(mask.sum()),
-        "initial": start.tolist(),
+    config, seconds = call.config, time.perf_counter() - call.started
+    # What the call as a whole took stands in the last result.
+    own = {
+        "device": "cpu",
+        "kernels": core.build_info()["kernels"],
+        "threads": results[-1]["threads"],
+        "bytes_read": int(results[-1]["bytes_read"]),
+        "n_targets": len(results),
     }
-    seconds = time.perf_counter() - started
-    return [_selection(result, results, matroid, config, seconds) for result in results]
+    return [selection_of(result, call.matroid, config, own, seconds) for result in results]
 
 
-@wraps(pursue_each, assigned=())  # `solve` reads the names of the options off it
-def pursue(problem: GradientMatching, matroid: PartitionMatroid, **options: Any) -> Selection:
-    """Run the pursuit on one problem."""
-    (selection,) = pursue_each([problem], matroid, **options)
-    return selection
+@wraps(checked, assigned=())  # `solve` reads the names of the options off it
+def pursue(
+    problem: GradientMatching, matroid: PartitionMatroid, *, then: Callable[[Call], list[Any]] = run, **options: Any
+) -> Selection:
+    """Run the pursuit on one problem. (A batch collects calls: its `then` gives something else back.)"""
+    found: Selection = then(checked([problem], matroid, **options))[0]
+    return found
 
 
 omp = partial(pursue, rule="omp")
@@ -211,59 +227,32 @@ def partition_sel(
     return pursue(problem, matroid, rule="omp", pick="random", fill=True, ranking=ranking, **options)
 
 
-def _selection(
-    result: dict[str, Any],
-    results: list[dict[str, Any]],
-    matroid: PartitionMatroid,
-    config: dict[str, Any],
-    seconds: float,
-) -> Selection:
-    """One of the core's `results` as a selection. What the call as a whole took stands in the last of them."""
-    from .. import __version__
-
-    if not math.isfinite(result["objective"]):  # what was read was finite when it was read first
-        name = "K" if result["route"] == "gram" else "G"
-        raise ValueError(f"{name}: is no longer finite; nothing may write to it during a solve")
-    norm = float(result["target_norm"])
-    known = not math.isnan(norm)
-    in_core = result["seconds_prepare"] + result["seconds_pursuit"] + result["seconds_swap"]
-    stats: dict[str, Any] = {
-        "route": result["route"],
-        "device": "cpu",
-        "kernels": core.build_info()["kernels"],
-        "threads": results[-1]["threads"],
-        "passes": result["passes"],
-        "bytes_read": int(results[-1]["bytes_read"]),
-        "seconds": {
-            "total": seconds,
-            "check": seconds - in_core,
-            "prepare": result["seconds_prepare"],
-            "pursuit": result["seconds_pursuit"],
-        },
-        "target_norm": norm if known else None,
-        "n_filled": result["n_filled"],
-        "n_targets": len(results),
-    }
-    if config["refine"] is not None:
-        stats["n_swaps"], stats["swap_local_optimum"] = result["n_swaps"], result["swap_local_optimum"]
-        stats["seconds"]["swap"] = result["seconds_swap"]
-    return Selection(
-        indices=result["indices"],
-        weights=result["weights"],
-        gains=result["gains"],
-        objective=float(result["objective"]),
-        residual_norms=result["residual_norms"] if known else None,
-        counts=matroid._counts(result["indices"]),
-        status=Status(result["status"]),
-        stats=stats,
-        config=config | {"version": __version__},
-    )
+def check_device(device: Any, method: str = "this method") -> None:
+    """For what runs on the CPU alone."""
+    if as_device(device)[0] == "cuda":
+        raise ValueError(f"device: {method} runs on the CPU; use device='cpu' (or 'auto')")
 
 
-def check_device(device: Any) -> None:
-    if isinstance(device, str) and device == "cuda":
-        raise ValueError("device: this version has no CUDA solver; use device='cpu' (or 'auto')")
-    as_choice("device", device, ("auto", "cpu"))
+def as_route(route: Any, problem: GradientMatching, on_cpu: bool) -> str:
+    """Check a route, for where the problem is solved."""
+    here, others = (ROUTES, DEVICE_ROUTES) if on_cpu else (DEVICE_ROUTES, ROUTES)
+    if isinstance(route, str) and route in others and route not in here:
+        names, elsewhere = ", ".join(map(repr, here)), "of a device" if on_cpu else "of the CPU"
+        raise ValueError(f"route: expected one of {names}; got {route!r}, which is a route {elsewhere}")
+    as_choice("route", route, here)
+    if problem._is_gram and route not in ("auto", "gram"):
+        raise ValueError(f"route: {route!r} reads rows, but only a Gram matrix was given; leave route out")
+    return str(route)
+
+
+def not_on_device(**given: bool) -> None:
+    """Refuse what a device cannot do."""
+    for name, is_given in given.items():
+        if is_given:
+            raise ValueError(
+                f"{name}: is for the CPU, since a device makes all picks in one go; leave {name} out, or solve on the "
+                "CPU (with G.cpu(), or problem.cpu(), or device='cpu')"
+            )
 
 
 def _check_initial(initial: Any, matroid: PartitionMatroid) -> npt.NDArray[np.int64]:
