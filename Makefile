@@ -11,7 +11,7 @@ SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc bindings -na
 CXX_FILES = $(shell find csrc bindings tests/cpp -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 
 .DELETE_ON_ERROR:
-.PHONY: help build demo test test-py test-cpp test-cuda sanitize lint format bench bench-speed docs-pictures clean
+.PHONY: help build demo test test-py test-cpp test-cuda build-cuda bench-cuda sanitize lint format bench bench-speed docs-pictures clean
 
 help:
 	@echo "make demo      build, then run the demo on real gradients; writes demo.png"
@@ -21,6 +21,7 @@ help:
 	@echo "make sanitize  the C++ tests under the address, undefined-behaviour and thread sanitizers"
 	@echo "make lint      ruff, mypy and clang-format, changing nothing;  make format  applies the formatters"
 	@echo "make bench     the benchmarks;  make bench-speed  those of speed alone: peers, modes, scaling (15 minutes)"
+	@echo "make bench-cuda the benchmarks on a GPU, built as test-cuda builds; writes benchmarks/results/cuda.md"
 	@echo "make docs-pictures  the pictures and tables of docs/, measured again"
 	@echo "make build     the package, editable, in $(VENV)"
 	@echo "make clean     remove everything that was built, $(VENV) included"
@@ -37,11 +38,16 @@ test-cpp: $(VENV)/.tools
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --workflow --preset release
 
 # Without .venv: on a machine with a GPU the Python that has torch is the one to test. Code is made for its GPU alone.
-test-cuda:
+build-cuda:
 	cmake -S . -B build/cuda -DCMAKE_BUILD_TYPE=Release -DPYSUBMOD_CUDA=ON -DPYSUBMOD_INPLACE=ON \
 	    -DPython_EXECUTABLE="$$(command -v $(PYTHON))" $(if $(wildcard /dev/nvidiactl),-DCMAKE_CUDA_ARCHITECTURES=native)
 	cmake --build build/cuda --parallel
+
+test-cuda: build-cuda
 	$(PYTHON) -m pytest -m cuda tests/test_cuda.py
+
+bench-cuda: build-cuda
+	PYTHONPATH="$(CURDIR)" $(PYTHON) benchmarks/bench_cuda.py
 
 sanitize: $(VENV)/.tools
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --workflow --preset asan
