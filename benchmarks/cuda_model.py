@@ -10,11 +10,11 @@ MHZ, MULTIPROCESSORS = 1980, 132
 FAST_BYTES = 227 * 1024  # shared memory of a block
 
 # A pick of the usual kind (w >= 0, argmax, nobody drops out): csrc/cuda/gram_pursuit.hpp.
-BARRIERS, CLUSTER_BARRIERS = 22, 2
+BARRIERS, CLUSTER_BARRIERS = 17, 1
 BARRIER_CLOCKS, CLUSTER_BARRIER_CLOCKS = 30, 950  # the latter with the memory fence and the lost first-level cache
-FIXED_CLOCKS, FIXED_CLOCKS_OF_SEVERAL = 6750, 11500  # what does not grow with the members: one block, and more
+FIXED_CLOCKS, FIXED_CLOCKS_OF_SEVERAL = 5000, 7700  # what does not grow with the members: one block, and more
 DOTS, DOT_CLOCKS, SLOW_DOT_CLOCKS = 3, 10, 36  # products with the factor; of a member, in shared and in global memory
-MEMBER_CLOCKS = 60  # of a member in g = c - K w, for each row that a thread has
+MEMBER_CLOCKS = 30  # of a member in g = c - K w, for each row that a thread has
 
 
 def blocks_of(n, problems=1, multiprocessors=MULTIPROCESSORS, k=0):

@@ -68,7 +68,7 @@ class PartitionMatroid:
         return matroid
 
     def _set(self, groups: npt.NDArray[Any], budgets: Any, mask: npt.NDArray[np.bool_] | None) -> None:
-        present, codes = np.unique(groups, return_inverse=True)
+        present, codes = _unique(groups)
         names: list[Label] = present.tolist()
         given = _budgets_by_label(budgets, names)
         _check_labels(names, given, codes if mask is None else codes[mask])
@@ -128,6 +128,18 @@ def checked_matroid(problem: Any, matroid: Any, *, on_host: bool = True) -> Part
     if checked.n != problem.n:
         raise ValueError(f"matroid: has {checked.n} rows but the problem has {problem.n}")
     return checked
+
+
+def _unique(groups: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """The labels, sorted, and for each row the number of its own. Small numbers are counted, which sorts nothing."""
+    if groups.dtype.kind in "iu" and groups.size:
+        least, most = groups.min(), groups.max()
+        if least >= 0 and most < len(groups):
+            present = np.flatnonzero(np.bincount(groups.astype(np.int64, copy=False)))
+            place = np.zeros(int(most) + 1, np.int32)
+            place[present] = np.arange(len(present))
+            return present.astype(groups.dtype), place[groups]
+    return np.unique(groups, return_inverse=True)
 
 
 def _length(name: str, value: Any) -> int:

@@ -17,7 +17,7 @@ struct Counts {
 struct CountingTeam {
     Counts counts;
     std::vector<std::byte> memory;
-    double slots[2][kSumLanes];
+    double slots[2][2 * kSumLanes];
     int turn = 0;
 
     int rank() const { return 0; }

@@ -22,7 +22,7 @@ namespace pysubmod::cuda {
 class DeviceTeam {
   public:
     // Two sets of slots, in turn: what one reduction reads, the next but one writes, and a barrier lies between.
-    static constexpr std::size_t kBytes = 2 * kSumLanes * sizeof(double);
+    static constexpr std::size_t kBytes = 2 * 2 * kSumLanes * sizeof(double);
     static_assert(kMostThreads / 32 <= kSumLanes);
 
     // The blocks of a cluster are neighbours in the grid.
@@ -67,7 +67,7 @@ class DeviceTeam {
     }
     __device__ double* lanes() {
         turn_ ^= 1;
-        return reinterpret_cast<double*>(memory()) + turn_ * kSumLanes;
+        return reinterpret_cast<double*>(memory()) + turn_ * 2 * kSumLanes;
     }
     // Each warp for itself. In each step both of a pair form the sum of the pair, which is the same whoever adds: the
     // tree of HostTeam, in every lane.

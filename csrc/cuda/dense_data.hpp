@@ -11,7 +11,7 @@
 namespace pysubmod::cuda {
 
 inline constexpr int kMostSteps = 31;  // so that the steps fit the bits of a mask
-inline constexpr int kMostBarred = 256, kContenders = 1024, kBins = 4096, kTileColumns = 256;
+inline constexpr int kMostBarred = 256, kContenders = 1024, kBins = 4096, kTileColumns = 64;
 inline constexpr int kNobody = -1, kTooMany = -2;  // in place of a row
 
 // How a round ended, at its step `reached`.

@@ -125,7 +125,7 @@ class DenseSolve {
         grid_.fast_bytes = (task_.members_are_fast ? member_bytes : 0) + (task_.factor_is_fast ? factor_size : 0);
         const auto blocks = static_cast<std::size_t>(grid_.blocks);
         for (double** list : {&task_.c, &task_.diagonal, &task_.root, &task_.g}) work.add(*list, pool);
-        work.add(task_.mark, pool), work.add(task_.exchange, 2 * blocks);
+        work.add(task_.mark, pool), work.add(task_.exchange, 2 * 3 * blocks);
         if (!task_.members_are_fast) work.add(task_.members, blocks * member_bytes);
         if (!task_.factor_is_fast) work.add(task_.factors, blocks * factor_size);
         work.add(task_.copies, 2 * blocks * factor_size);

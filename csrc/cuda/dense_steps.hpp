@@ -110,8 +110,8 @@ struct ResidualBody {
         const int steps = data.result->n_steps + 1, tile = team.team();
         const Index d = data.rows.columns, begin = static_cast<Index>(tile) * kTileColumns;
         const auto columns = static_cast<int>(begin + kTileColumns < d ? kTileColumns : d - begin);
-        for (int first = 0; first < steps; first += kAtOnce)
-            each(team, columns, [&](int j) { subtract(first, steps, begin + j); });
+        const int spans = (steps + kAtOnce - 1) / kAtOnce;  // a column and some steps to a thread
+        each(team, columns * spans, [&](int j) { subtract(j / columns * kAtOnce, steps, begin + j % columns); });
         for (int step = 0; step < steps; ++step) {
             const double* r = data.residuals + step * d + begin;
             const double squares = sum(team, columns, [&](int j) { return r[j] * r[j]; });

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <limits>
+#include <span>
+#include <vector>
 
 #include "cuda/products.hpp"
 
@@ -240,14 +242,17 @@ struct GramProduct {
     const char *product, *type;  // what formed K, and in what type it summed; DeviceRun has the words
 };
 
-// Multiplications below which a BLAS is not worth its start.
-inline constexpr double kWorthBlas = 0x1p30;
+// Below both our own kernel, which sums in float64, takes less than about 0.3 ms: it has a tile of K to a block, and so
+// takes long where rows are long or tiles are many.
+inline constexpr double kWorthBlas = 0x1p30;  // multiplications
+inline constexpr Index kLongRows = 8192;
 
 inline bool suits_blas(const View& rows) {
     constexpr Index most = std::numeric_limits<int>::max();
     const double multiplications =
         static_cast<double>(rows.rows) * static_cast<double>(rows.rows) * static_cast<double>(rows.columns);
-    return multiplications >= kWorthBlas && std::max({rows.rows, rows.columns, rows.stride}) <= most;
+    return (multiplications >= kWorthBlas || rows.columns >= kLongRows) &&
+           std::max({rows.rows, rows.columns, rows.stride}) <= most;
 }
 
 // K_ii of its own.
@@ -289,15 +294,15 @@ GramProduct form_gram(Device& device, const View& rows, const double* squares, d
 
 // ---- the check of a K that was given ----
 
-// Whether K (float32 or float64) is finite and symmetric, up to tolerance * sqrt(K_ii K_jj). Each team looks at some
-// tiles and leaves in its place the first fault among them, i * n + j with i <= j, or n * n.
+// Whether matrices K (float32 or float64) are finite and symmetric, up to a tolerance times sqrt(K_ii K_jj). Some teams
+// look at the tiles of each, and each leaves in its place the first fault among its own, i * n + j with i <= j, or n *
+// n.
 struct GramCheckBody {
     static constexpr int kStride = kTile + 1;
 
-    View gram;
-    double tolerance;
+    const View* grams;
     Index* faults;
-    int teams;
+    int teams_each;
 
     static std::size_t fast_bytes() { return sizeof(double) * 2 * kTile * kStride; }
 
@@ -305,21 +310,22 @@ struct GramCheckBody {
     PYSUBMOD_HD void operator()(Team& team) const {
         auto* above = reinterpret_cast<double*>(team.fast());
         double* below = above + kTile * kStride;
+        const View& gram = grams[team.team() / teams_each];
         const Index n = gram.rows, tiles = tiles_of(n);
         Index fault = n * n;
-        for (Index t = team.team(); t < tiles; t += teams) {
+        for (Index t = team.team() % teams_each; t < tiles; t += teams_each) {
             const Tile tile = tile_at(t);
             const Index row = tile.across * kTile, column = tile.down * kTile;  // of the tile above the diagonal
             each(team, kTile * kTile, [&](int at) {
                 const int r = at / kTile, c = at % kTile;
-                above[r * kStride + c] = entry(row + r, column + c);
-                below[r * kStride + c] = entry(column + r, row + c);
+                above[r * kStride + c] = entry(gram, row + r, column + c);
+                below[r * kStride + c] = entry(gram, column + r, row + c);
             });
             int first = kTile * kTile;
             for (int at = team.rank(); at < kTile * kTile; at += team.size()) {
                 const int r = at / kTile, c = at % kTile;
                 if (at < first && row + r <= column + c && column + c < n &&
-                    is_fault(above[r * kStride + c], below[c * kStride + r], row + r, column + c))
+                    is_fault(gram, above[r * kStride + c], below[c * kStride + r], row + r, column + c))
                     first = at;
             }
             first = team.min(first);
@@ -329,25 +335,37 @@ struct GramCheckBody {
     }
 
   private:
-    PYSUBMOD_HD double entry(Index i, Index j) const { return i < gram.rows && j < gram.rows ? gram.at(i, j) : 0.0; }
-    PYSUBMOD_HD double root(Index i) const { return std::sqrt(std::fabs(gram.at(i, i))); }
-    PYSUBMOD_HD bool is_fault(double x, double y, Index i, Index j) const {
+    PYSUBMOD_HD static double entry(const View& gram, Index i, Index j) {
+        return i < gram.rows && j < gram.rows ? gram.at(i, j) : 0.0;
+    }
+    PYSUBMOD_HD static double root(const View& gram, Index i) { return std::sqrt(std::fabs(gram.at(i, i))); }
+    PYSUBMOD_HD static bool is_fault(const View& gram, double x, double y, Index i, Index j) {
         if (x - y == 0.0) return false;                 // neither is infinite, nor NaN
         if (x - x != 0.0 || y - y != 0.0) return true;  // one of them is
-        return std::fabs(x - y) > tolerance * (root(i) * root(j));
+        const double tolerance = gram.storage == Storage::float64 ? 1e-10 : 1e-5;
+        return std::fabs(x - y) > tolerance * (root(gram, i) * root(gram, j));
     }
 };
 
-// Queues the check; the answer is in the device memory that is returned: the first fault is the least of its numbers,
-// i * n + j, and n * n says that there is none.
+// Queues the check of all in one launch; for each the answer is in the device memory that is returned: the first fault
+// is the least of its numbers, i * n + j, and n * n says that there is none.
 template <class Device>
-std::span<const Index> check_gram(Device& device, const View& gram) {
-    const double tolerance = gram.storage == Storage::float64 ? 1e-10 : 1e-5;
-    const int teams = static_cast<int>(std::min(tiles_of(gram.rows), Index{device.multiprocessors()}));
-    auto* faults = device.template allocate<Index>(static_cast<std::size_t>(teams));
-    device.run({.teams = teams, .threads = kMostThreads, .fast_bytes = GramCheckBody::fast_bytes()},
-               GramCheckBody{gram, tolerance, faults, teams});
-    return {faults, static_cast<std::size_t>(teams)};
+std::vector<std::span<const Index>> check_grams(Device& device, std::span<const View> grams) {
+    Index tiles = 1;
+    for (const View& gram : grams) tiles = std::max(tiles, tiles_of(gram.rows));
+    const auto count = static_cast<Index>(grams.size());
+    const int teams_each = static_cast<int>(std::min(tiles, std::max(Index{1}, 4 * device.multiprocessors() / count)));
+    View* views = device.template allocate<View>(grams.size());
+    device.upload(views, grams.data(), grams.size());
+    auto* faults = device.template allocate<Index>(grams.size() * static_cast<std::size_t>(teams_each));
+    device.run({.teams = static_cast<int>(count) * teams_each,
+                .threads = kMostThreads,
+                .fast_bytes = GramCheckBody::fast_bytes()},
+               GramCheckBody{views, faults, teams_each});
+    std::vector<std::span<const Index>> answers;
+    for (Index g = 0; g < count; ++g)
+        answers.push_back({faults + g * teams_each, static_cast<std::size_t>(teams_each)});
+    return answers;
 }
 
 }  // namespace pysubmod::cuda

@@ -115,7 +115,8 @@ class GramPursuit {
         }
         team_.sync();
     }
-    PYSUBMOD_HD void move(int i, int step) {  // -1: row i is taken, 1: given back
+    // -1: row i is taken, 1: given back.
+    PYSUBMOD_HD void move(int i, int step) {
         const int p = task_.group_of[i], left = m_.left[p], pool = m_.pool_left[p];
         const int pool_now = task_.pool[i] & kMayBePicked ? pool + step : pool;
         takeable_ += (left + step > 0 && pool_now > 0) - (left > 0 && pool > 0);
@@ -125,7 +126,7 @@ class GramPursuit {
             m_.left[p] = left + step;
             m_.pool_left[p] = pool_now;
         }
-        team_.sync();
+        scores_.mark(i, step < 0 ? Mark::selected : Mark::none);  // ends with a barrier
     }
 
     // ---- the loop ----
@@ -179,7 +180,6 @@ class GramPursuit {
     PYSUBMOD_HD static Move stop(Status status) { return {Use::stop, -1, 0.0, status}; }
 
     PYSUBMOD_HD void refresh() {
-        refit_.gather_active();
         scores_.form_correlations(refit_.n_active());
         is_stale_ = false;
     }
@@ -252,7 +252,6 @@ class GramPursuit {
 
     PYSUBMOD_HD void take(int i, double gain) {
         move(i, -1);
-        scores_.mark(i, Mark::selected);
         if (is_writer()) {
             task_.indices[n_selected_] = i;
             task_.gains[n_selected_] = gain;
@@ -290,7 +289,6 @@ class GramPursuit {
         for (int m = 0; m < refit_.size(); ++m) {
             if (m_.place[m] < 0) {
                 move(m_.id[m], 1);
-                scores_.mark(m_.id[m], Mark::none);
                 continue;
             }
             if (is_writer()) {

@@ -46,6 +46,7 @@ class GramRefit {
     PYSUBMOD_HD void restore(int size, int n_active) {
         size_ = size;
         n_active_ = n_active;
+        each(team_, n_active_, [&](int p) { show(p); });
     }
     PYSUBMOD_HD void set_first_scale(double scale) { first_scale_ = scale_ = scale; }
 
@@ -58,10 +59,12 @@ class GramRefit {
 
     // E of docs/design.md and the squared residual less ||t||^2, at the present weights.
     PYSUBMOD_HD void measure(double& scale, double& squared) {
-        const double terms = sum(team_, size_, [&](int m) { return fabs(m_.w[m]) * m_.root[m]; });
-        squared = sum(team_, size_, [&](int m) {
-            return m_.w[m] * (m_.c[m] - 2.0 * m_.plain[m] - task_.ridge * m_.w[m]);  // w'Cw = w'c at the optimum
-        });
+        const auto [terms, products] = sum_both(
+            team_, size_, [&](int m) { return fabs(m_.w[m]) * m_.root[m]; },
+            [&](int m) {
+                return m_.w[m] * (m_.c[m] - 2.0 * m_.plain[m] - task_.ridge * m_.w[m]);  // w'Cw = w'c at the optimum
+            });
+        squared = products;
         scale = terms > first_scale_ ? terms : first_scale_;
         scale_ = scale;
     }
@@ -86,7 +89,7 @@ class GramRefit {
                 remember();
             }
             const Entry entry = enter(m);
-            if (entry == Entry::improved) update_correlations();
+            if (entry == Entry::improved && task_.nonneg && n_active_ < size_) update_correlations();
             if (is_new && entry != Entry::improved) return entry;
             if (is_new && (!task_.nonneg || n_active_ == size_)) break;
             if (is_new) {
@@ -119,14 +122,6 @@ class GramRefit {
         const double product =
             sum(team_, n_active_, [&](int p) { return gram_at(i, m_.id[m_.active[p]]) * m_.w[m_.active[p]]; });
         return task_.c[i] - product;
-    }
-
-    // The active members' rows and weights side by side, for the sums over all rows.
-    PYSUBMOD_HD void gather_active() {
-        each(team_, n_active_, [&](int p) {
-            m_.active_id[p] = m_.id[m_.active[p]];
-            m_.active_weight[p] = m_.w[m_.active[p]];
-        });
     }
 
     // One step C_PP^-1 g_P by the true gradient g = c - C w, unless it leaves w >= 0. Returns the objective.
@@ -168,6 +163,11 @@ class GramRefit {
     };
     static constexpr double kClearlyNegative = 1e-3;  // as in growing_cholesky.hpp
 
+    // The active members' rows and weights side by side, for the sums over all rows.
+    PYSUBMOD_HD void show(int p) {
+        m_.active_id[p] = m_.id[m_.active[p]];
+        m_.active_weight[p] = m_.w[m_.active[p]];
+    }
     PYSUBMOD_HD double diagonal(int m) const { return task_.diagonal[m_.id[m]]; }
     PYSUBMOD_HD double unit(int m) const { return scale_ * m_.root[m]; }
     PYSUBMOD_HD double height(int m) const { return task_.nonneg ? m_.g[m] : fabs(m_.g[m]); }
@@ -254,8 +254,9 @@ class GramRefit {
         const int last = n_active_;
         each(team_, last, [&](int p) { m_.column[p] = gram_at(m_.id[m], m_.id[m_.active[p]]); });
         solve(m_.column);
-        const double squares = sum(team_, last, [&](int p) { return m_.lower[p] * m_.lower[p]; });
-        const double product = sum(team_, last, [&](int p) { return m_.lower[p] * m_.forward[p]; });
+        const auto [squares, product] = sum_both(
+            team_, last, [&](int p) { return m_.lower[p] * m_.lower[p]; },
+            [&](int p) { return m_.lower[p] * m_.forward[p]; });
         const double c_ii = diagonal(m), schur = c_ii - squares;
         if (schur < -kClearlyNegative * c_ii) fail(Fault::not_psd, m_.id[m]);
         if (!(schur > task_.rank_tolerance * c_ii)) return false;
@@ -360,7 +361,10 @@ class GramRefit {
             m_.active[m] = m_.old_active[s * task_.k + m];
         });
         if (has_copy) each(team_, n_active_ * stride_, [&](int j) { factor_[j] = copy(s)[j]; });
-        each(team_, n_active_, [&](int p) { m_.place[m_.active[p]] = p; });
+        each(team_, n_active_, [&](int p) {
+            m_.place[m_.active[p]] = p;
+            show(p);
+        });
     }
     // Until a row is dropped the factor only grows, so its size says all; before the first drop, it is copied.
     PYSUBMOD_HD void before_drop() {
@@ -394,7 +398,12 @@ class GramRefit {
             is_fresh = false;
         } while (task_.nonneg && step_towards_target());
         if (fault_ != Fault::none) return Entry::dependent;
-        each(team_, n_active_, [&](int p) { m_.w[m_.active[p]] = m_.target[p]; });
+        each(team_, n_active_, [&](int p) {
+            const int a = m_.active[p];
+            m_.w[a] = m_.target[p];
+            m_.g[a] = 0.0;
+            show(p);
+        });
         return Entry::improved;
     }
 
@@ -475,10 +484,11 @@ class GramRefit {
         });
     }
 
-    // g = c - C w; exactly zero for active members. With free weights idle members stay idle for ever.
+    // g = c - C w of the idle members; that of active ones is zero. (With free weights idle members stay idle for
+    // ever.)
     PYSUBMOD_HD void update_correlations() {
         each(team_, size_, [&](int m) {
-            m_.g[m] = m_.place[m] >= 0 ? 0.0 : task_.nonneg ? true_gradient(m) : m_.c[m];
+            if (m_.place[m] < 0) m_.g[m] = true_gradient(m);
         });
     }
 

@@ -11,12 +11,6 @@
 
 namespace pysubmod::cuda {
 
-#ifdef __CUDA_ARCH__
-#define PYSUBMOD_UNROLL_BY_8 _Pragma("unroll 8")
-#else
-#define PYSUBMOD_UNROLL_BY_8
-#endif
-
 template <class Team>
 class GramScores {
   public:
@@ -31,12 +25,9 @@ class GramScores {
     PYSUBMOD_HD double max_all(double mine) {
         const double own = team_.max(mine);
         if (team_.n_blocks() == 1) return own;
-        turn_ ^= 1;  // what is read here is written again after the next barrier but one
-        double* slots = task_.exchange + turn_ * team_.n_blocks();
-        if (team_.rank() == 0) slots[team_.block()] = own;
-        team_.sync_all();
-        double best = slots[0];
-        for (int b = 1; b < team_.n_blocks(); ++b) best = slots[b] > best ? slots[b] : best;
+        const Offer* offers = exchange({own, 0.0, 0.0});
+        double best = offers[0].bar;
+        for (int b = 1; b < team_.n_blocks(); ++b) best = offers[b].bar > best ? offers[b].bar : best;
         return best;
     }
     PYSUBMOD_HD int min_all(int mine) { return -static_cast<int>(max_all(-static_cast<double>(mine))); }
@@ -51,13 +42,7 @@ class GramScores {
     // The lowest row of all that passes, or n.
     template <class Test>
     PYSUBMOD_HD int first_row(Test test) {
-        int mine = task_.n;
-        for (int i = begin_ + team_.rank(); i < end_; i += team_.size())
-            if (test(i)) {
-                mine = i;
-                break;
-            }
-        return min_all(mine);
+        return min_all(first_mine(test));
     }
     template <class Value>
     PYSUBMOD_HD double max_row(double least, Value value) {
@@ -105,21 +90,32 @@ class GramScores {
     }
 
     // The lowest row that rounding cannot tell from the best; -1: none. After a fault the answer means nothing.
-    PYSUBMOD_HD int best(Ask ask) {
-        const double surely = max_row(-kInfinity, [&](int i) {
-            if (!is_open(i) || (ask == Ask::improving && is_marked(i, Mark::barred))) return -kInfinity;
-            if (!isfinite(task_.g[i])) return kInfinity;  // no score is
-            const double score = ask == Ask::any ? height(i) : improving_score(i);
-            return score - kScoreTolerance * unit(i, ask);
-        });
-        if (surely == kInfinity && find_changed()) return -1;
-        if (surely == -kInfinity) return -1;
-        const int i = first_row([&](int row) {
-            if (!is_open(row) || (ask == Ask::improving && is_marked(row, Mark::barred))) return false;
-            const double score = ask == Ask::any ? height(row) : improving_score(row);
-            return score > -kInfinity && score + kScoreTolerance * unit(row, ask) >= surely;
-        });
-        return i < task_.n ? i : -1;
+    PYSUBMOD_HD_INLINE int best(Ask ask) {
+        double bar = -kInfinity, top = -kInfinity;
+        for (int i = begin_ + team_.rank(); i < end_; i += team_.size()) {
+            const Interval score = interval(i, ask);
+            bar = score.lower > bar ? score.lower : bar;
+            top = score.upper > top ? score.upper : top;
+        }
+        bar = team_.max(bar);
+        int row = task_.n;
+        if (bar > -kInfinity) row = first_own([&](int i) { return interval(i, ask).upper >= bar; });
+        if (team_.n_blocks() > 1) {
+            // Each block offers what it would be alone; only a row of another block that ties with the best is not told
+            // by that.
+            const Offer* offers = exchange({bar, team_.max(top), static_cast<double>(row)});
+            for (int b = 0; b < team_.n_blocks(); ++b) bar = offers[b].bar > bar ? offers[b].bar : bar;
+            row = task_.n;
+            bool ties = false;
+            for (int b = 0; b < team_.n_blocks(); ++b) {
+                const auto own = static_cast<int>(offers[b].row);
+                if (offers[b].bar == bar && own < row) row = own;
+                ties = ties || (offers[b].bar < bar && offers[b].top >= bar);
+            }
+            if (ties) row = first_row([&](int i) { return interval(i, ask).upper >= bar; });
+        }
+        if (bar == -kInfinity || (bar == kInfinity && find_changed())) return -1;
+        return row < task_.n ? row : -1;
     }
     PYSUBMOD_HD bool saw_barred() {
         return has_barred_ && first_row([&](int i) { return is_open(i) && is_marked(i, Mark::barred); }) < task_.n;
@@ -209,6 +205,45 @@ class GramScores {
         if (task_.schur[i] > task_.rank_tolerance * task_.diagonal[i]) return high / sqrt(task_.schur[i]);
         return kBound;
     }
+    // What each block offers the others.
+    struct Offer {
+        double bar, top, row;
+    };
+    // Side by side, for all blocks. What is read here is written again after the next barrier but one.
+    PYSUBMOD_HD const Offer* exchange(Offer own) {
+        turn_ ^= 1;
+        Offer* offers = reinterpret_cast<Offer*>(task_.exchange) + turn_ * team_.n_blocks();
+        if (team_.rank() == 0) offers[team_.block()] = own;
+        team_.sync_all();
+        return offers;
+    }
+
+    // The first row of this thread, or of this block, that passes; n: none.
+    template <class Test>
+    PYSUBMOD_HD int first_mine(Test test) {
+        for (int i = begin_ + team_.rank(); i < end_; i += team_.size())
+            if (test(i)) return i;
+        return task_.n;
+    }
+    template <class Test>
+    PYSUBMOD_HD int first_own(Test test) {
+        return team_.min(first_mine(test));
+    }
+
+    // A score less and plus what rounding may be of it: minus infinity for rows that cannot be the best, infinity,
+    // which no score is, where a correlation is not finite.
+    struct Interval {
+        double lower, upper;
+    };
+    PYSUBMOD_HD Interval interval(int i, Ask ask) const {
+        if (!is_open(i) || (ask == Ask::improving && is_marked(i, Mark::barred))) return {-kInfinity, -kInfinity};
+        if (!isfinite(task_.g[i])) return {kInfinity, kInfinity};
+        const double score = ask == Ask::any ? height(i) : improving_score(i);
+        if (score == -kInfinity) return {-kInfinity, -kInfinity};
+        const double slack = kScoreTolerance * unit(i, ask);
+        return {score - slack, score + slack};
+    }
+
     // About a dependent row a Schur complement says nothing: larger than any score, and still finite.
     static constexpr double kBound = 1e300;
 
@@ -233,13 +268,23 @@ class GramScores {
     template <class Number>
     PYSUBMOD_HD void form_from(int n_active) {
         const auto* k = static_cast<const Number*>(task_.gram.data);
+        constexpr int at_once = 16;  // loads on their way together, and four chains of sums
         each_own([&](int i) {
             if (is_marked(i, Mark::selected)) return;
-            double g = task_.c[i];
-            PYSUBMOD_UNROLL_BY_8
-            for (int p = 0; p < n_active; ++p)
-                g = fma(-m_.active_weight[p], static_cast<double>(k[m_.active_id[p] * task_.gram.stride + i]), g);
-            task_.g[i] = g;
+            double sums[4] = {task_.c[i], 0.0, 0.0, 0.0};
+            int p = 0;
+            for (; p + at_once <= n_active; p += at_once) {
+                Number row[at_once];
+                PYSUBMOD_UNROLL
+                for (int l = 0; l < at_once; ++l) row[l] = k[m_.active_id[p + l] * task_.gram.stride + i];
+                PYSUBMOD_UNROLL
+                for (int l = 0; l < at_once; ++l)
+                    sums[l % 4] = fma(-m_.active_weight[p + l], static_cast<double>(row[l]), sums[l % 4]);
+            }
+            for (; p < n_active; ++p)
+                sums[0] =
+                    fma(-m_.active_weight[p], static_cast<double>(k[m_.active_id[p] * task_.gram.stride + i]), sums[0]);
+            task_.g[i] = (sums[0] + sums[2]) + (sums[1] + sums[3]);
         });
     }
 

@@ -191,7 +191,7 @@ class GramBatch {
             work_.add(task.kind, n);
             work_.add(task.list, n);
         }
-        work_.add(task.exchange, 2 * blocks);
+        work_.add(task.exchange, 2 * 3 * blocks);
         if (!task.members_are_fast) work_.add(task.members, blocks * Members::bytes(task.k, task.n_groups));
         if (!task.factor_is_fast) work_.add(task.factors, blocks * factor_bytes(task.k));
         work_.add(task.copies, 2 * blocks * factor_bytes(task.k));

@@ -122,7 +122,7 @@ struct GramTask {
     double *schur = nullptr, *exact = nullptr, *deflated = nullptr, *less = nullptr, *plus = nullptr;
     int* exact_round = nullptr;
     std::uint8_t *kind = nullptr, *list = nullptr;
-    double* exchange = nullptr;  // 2 * blocks
+    double* exchange = nullptr;  // 2 * 3 for each block
     // Of each block: members, unless they are in its fast memory; the factor, likewise; two copies of it.
     std::byte *members = nullptr, *factors = nullptr, *copies = nullptr;
     bool members_are_fast = false, factor_is_fast = false;

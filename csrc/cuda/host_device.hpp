@@ -22,7 +22,7 @@ class HostTeam {
         explicit Block(int threads, std::size_t fast_bytes)
             : barrier(threads),
               fast(fast_bytes / sizeof(double) + 1),
-              slots(2 * static_cast<std::size_t>(std::max(threads, kSumLanes))) {}
+              slots(2 * static_cast<std::size_t>(std::max(threads, 2 * kSumLanes))) {}
         std::barrier<> barrier;
         std::vector<double> fast, slots;
     };

@@ -15,13 +15,6 @@
 #include "cuda/numbers.hpp"
 #include "cuda/team.hpp"
 
-// Loops that keep arrays in registers: an index that is not known when compiling sends the array to memory.
-#ifdef __CUDA_ARCH__
-#define PYSUBMOD_UNROLL _Pragma("unroll")
-#else
-#define PYSUBMOD_UNROLL
-#endif
-
 namespace pysubmod::cuda {
 
 // The most threads of a block on a device; more is cut down to it. With so few a thread may hold 255 registers.

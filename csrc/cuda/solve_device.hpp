@@ -67,6 +67,7 @@ class DeviceSolve {
         for (const std::size_t p : which)
             jobs.push_back(problems_[p].is_gram ? job_of_gram(problems_[p])
                                                 : job_of_rows(problems_[p], solved_[p].run));
+        check_given(jobs);
         GramBatch batch(jobs, outputs_);
         batch.launch(device_);
         if (outputs_) return;
@@ -79,13 +80,24 @@ class DeviceSolve {
         }
     }
 
+    // Of a K that was given nobody knows yet whether it is finite and symmetric.
+    void check_given(std::vector<GramJob>& jobs) {
+        std::vector<View> grams;
+        for (const GramJob& job : jobs)
+            if (!job.from_rows && job.gram.rows > 0) grams.push_back(job.gram);
+        if (grams.empty()) return;
+        const auto checks = check_grams(device_, std::span<const View>(grams));
+        std::size_t next = 0;
+        for (GramJob& job : jobs)
+            if (!job.from_rows && job.gram.rows > 0) job.checks = checks[next++];
+    }
+
     GramJob job_of_gram(const DeviceProblem& problem) {
         GramJob job;
         job.gram = problem.gram;
         job.linear = vector_of(problem, problem.linear);
         job.target_norm = problem.target_norm;
         job.rank_tolerance = problem.gram.storage == Storage::float64 ? kRankToleranceGram64 : kRankToleranceGram32;
-        if (problem.gram.rows > 0) job.checks = check_gram(device_, problem.gram);
         job.constraint = &problem.constraint;
         job.options = &problem.options;
         return job;

@@ -17,6 +17,13 @@
 #define PYSUBMOD_HD_INLINE
 #endif
 
+// Loops that keep arrays in registers: an index that is not known when compiling sends the array to memory.
+#ifdef __CUDA_ARCH__
+#define PYSUBMOD_UNROLL _Pragma("unroll")
+#else
+#define PYSUBMOD_UNROLL
+#endif
+
 namespace pysubmod::cuda {
 
 // What a kernel is launched on. A *team* is the blocks that share a problem; they wait for each other and see each
@@ -35,9 +42,9 @@ struct Grid {
 //   int team()                which team
 //   void sync(), sync_all()   barriers; they order memory
 //   double max(double), int min(int)   over the block, for all its threads
-//   double sum_lanes(const double (&own)[..])  see sum()
 //   std::byte* fast()         the block's own memory, aligned for doubles
-//   double* lanes()           room for kSumLanes numbers, another one at every call but the last
+//   double* lanes()           room for 2 kSumLanes numbers, another one at every call but the last
+//   double join(lanes)        their sum, in a fixed tree
 inline constexpr int kSumLanes = 32;
 
 // body(j) for every j in 0 .. count - 1, shared out over the block; ends with a barrier.
@@ -59,6 +66,25 @@ PYSUBMOD_HD double sum(Team& team, int count, Term term) {
     }
     team.sync();
     return team.join(lanes);
+}
+
+// Two such sums for one barrier.
+struct TwoSums {
+    double first, second;
+};
+template <class Team, class First, class Second>
+PYSUBMOD_HD TwoSums sum_both(Team& team, int count, First first, Second second) {
+    double* lanes = team.lanes();
+    for (int lane = team.rank(); lane < 2 * kSumLanes; lane += team.size()) {
+        double total = 0.0;
+        if (lane < kSumLanes)
+            for (int j = lane; j < count; j += kSumLanes) total += first(j);
+        else
+            for (int j = lane - kSumLanes; j < count; j += kSumLanes) total += second(j);
+        lanes[lane] = total;
+    }
+    team.sync();
+    return {team.join(lanes), team.join(lanes + kSumLanes)};
 }
 
 // The same in 1024 lanes, for long sums; `room` holds as many numbers in the block's memory.

@@ -325,6 +325,7 @@ TEST_CASE(the_product_is_chosen_openly) {
     const Matrix half(Storage::bfloat16, 3, 4, 1), single(Storage::float32, 3, 4, 1);
     CHECK(!suits_blas(half.view()));  // too small to be worth the start
     CHECK(suits_blas({nullptr, 1024, 1024, 1024, Storage::bfloat16}));
+    CHECK(suits_blas({nullptr, 8, 8192, 8192, Storage::float32}));  // few tiles, and long rows
     CHECK(!suits_blas({nullptr, 1024, 1024, Index{1} << 31, Storage::bfloat16}));  // no int
 }
 
@@ -348,7 +349,7 @@ using Entry = std::optional<std::pair<Index, Index>>;
 
 Entry device_fault(const View& gram, int threads) {
     HostDevice device(threads);
-    const auto faults = check_gram(device, gram);
+    const auto faults = check_grams(device, {&gram, 1})[0];
     const Index first = *std::min_element(faults.begin(), faults.end());
     if (first == gram.rows * gram.rows) return std::nullopt;
     return std::pair(first / gram.rows, first % gram.rows);
