@@ -184,8 +184,11 @@ struct ReopenBody {
     PYSUBMOD_HD void operator()(Team& team) const {
         const DraftResult& result = *data.result;
         each(team, result.n_steps, [&](int j) { data.closed[result.picks[j]] = 0; });
-        each(team, result.n_barred, [&](int j) { data.closed[result.barred_rows[j]] = 0; });
-        each(team, n_barred, [&](int j) { data.closed[barred[j]] = 0; });
+        if (team.rank() == 0) {  // a row may be there more than once
+            for (int j = 0; j < result.n_barred; ++j) data.closed[result.barred_rows[j]] = 0;
+            for (int j = 0; j < n_barred; ++j) data.closed[barred[j]] = 0;
+        }
+        team.sync();
         each(team, n_taken, [&](int j) { data.closed[data.prefix_rows[n_members + j]] = ~0u; });
     }
 };

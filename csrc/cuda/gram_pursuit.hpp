@@ -307,6 +307,7 @@ class GramPursuit {
     // ---- after the last pick ----
 
     PYSUBMOD_HD_INLINE void finish() {
+        team_.sync();  // what the writer has recorded stands before the rest is cleared
         if (fault_ != Fault::none) n_selected_ = n_filled_ = 0;
         const double objective = fault_ == Fault::none ? refit_.refine() : 0.0;
         if (fault_ == Fault::none && !isfinite(objective)) fail(Fault::changed, -1);
