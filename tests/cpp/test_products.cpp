@@ -325,7 +325,7 @@ TEST_CASE(the_product_is_chosen_openly) {
     const Matrix half(Storage::bfloat16, 3, 4, 1), single(Storage::float32, 3, 4, 1);
     CHECK(!suits_blas(half.view()));  // too small to be worth the start
     CHECK(suits_blas({nullptr, 1024, 1024, 1024, Storage::bfloat16}));
-    CHECK(suits_blas({nullptr, 8, 8192, 8192, Storage::float32}));  // few tiles, and long rows
+    CHECK(suits_blas({nullptr, 8, 8192, 8192, Storage::float32}));                 // few tiles, and long rows
     CHECK(!suits_blas({nullptr, 1024, 1024, Index{1} << 31, Storage::bfloat16}));  // no int
 }
 
