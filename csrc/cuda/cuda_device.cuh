@@ -15,6 +15,7 @@
 #include "cuda/products.hpp"
 #include "cuda/solve_cuda.hpp"
 #include "cuda/team.hpp"
+#include "pysubmod/error.hpp"
 
 namespace pysubmod::cuda {
 
@@ -131,6 +132,12 @@ class CudaDevice {
         has_clusters_ = attribute(cudaDevAttrClusterLaunch) != 0;
         has_pools_ = attribute(cudaDevAttrMemoryPoolsSupported) != 0;
         if (has_pools_) keep_freed_memory();
+        cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+        CUDA_CHECK(cudaStreamIsCapturing(stream_, &capture));
+        if (capture != cudaStreamCaptureStatusNone)
+            throw InvalidArgument(
+                "device: the stream is being captured for a CUDA graph, which would read host memory that "
+                "is gone when it is replayed; select outside of the capture");
     }
     // In the order of the stream: after all that was queued.
     ~CudaDevice() {
@@ -145,6 +152,7 @@ class CudaDevice {
     static constexpr bool is_emulated = false;
     std::size_t fast_bytes() const { return shared_bytes_ - DeviceTeam::kBytes; }  // of a block
     int multiprocessors() const { return multiprocessors_; }
+    int rows_worth_a_block() const { return 256; }
     int most_blocks() const { return has_clusters_ ? 8 : 1; }  // of a team: what every card with clusters has
     std::size_t allocated() const { return allocated_; }
     std::string name() const { return name_of(index_); }
@@ -158,11 +166,15 @@ class CudaDevice {
     // The numbers may change once this returns.
     template <class T>
     void upload(T* to, const T* from, std::size_t count) {
-        if (count == 0) return;
-        // The copy is of memory that surely is not pinned: of such memory CUDA makes a copy of its own before it
-        // returns, while it would read pinned memory later.
-        const std::vector<T> pageable(from, from + count);
-        CUDA_CHECK(cudaMemcpyAsync(to, pageable.data(), count * sizeof(T), cudaMemcpyHostToDevice, stream_));
+        // The copies are of memory that surely is not pinned: of such memory CUDA makes a copy of its own before it
+        // returns, while it would read pinned memory later. Up to 64 KB it does not wait for the stream first.
+        constexpr std::size_t kPiece = 64 * 1024 / sizeof(T), kWorthPieces = 64 * kPiece;
+        const std::size_t piece = count <= kWorthPieces ? kPiece : count;
+        for (std::size_t first = 0; first < count; first += piece) {
+            const std::vector<T> pageable(from + first, from + std::min(first + piece, count));
+            CUDA_CHECK(cudaMemcpyAsync(to + first, pageable.data(), pageable.size() * sizeof(T), cudaMemcpyHostToDevice,
+                                       stream_));
+        }
         // Only a card that reads the host's memory like its own could do without that copy.
         if (attribute(cudaDevAttrPageableMemoryAccessUsesHostPageTables)) synchronize();
     }

@@ -84,7 +84,6 @@ struct DenseData {
     PYSUBMOD_HD double correlation(int i, int step) const {  // up to the error; of a row that is no member
         return static_cast<double>(products[static_cast<Index>(step) * n + i]) * norms[step] + 0.5 * tilt * square[i];
     }
-    PYSUBMOD_HD double error_of(int i, int step) const { return error * sqrt(square[i]) * norms[step]; }
 };
 
 }  // namespace pysubmod::cuda

@@ -8,7 +8,8 @@ namespace pysubmod::cuda {
 
 // Where the pursuit stands between rounds; the members' arrays and the factor follow it in memory.
 struct DraftState {
-    int size, n_active, n_selected, budget_left, takeable;
+    int size, n_active, n_selected, takeable;
+    std::int64_t budget_left;
     double objective, residual_norm;
 };
 
@@ -110,8 +111,8 @@ class Draft : public GramPursuit<Team> {
         each(team_, refit_.n_active() * factor_stride(task_.k), [&](int j) { args_.state_factor[j] = factor_[j]; });
         each(team_, task_.n_groups, [&](int p) { data_.left[p] = m_.left[p]; });
         if (team_.rank() == 0)
-            *args_.state = {refit_.size(),   refit_.n_active(), this->n_selected_,   this->budget_left_,
-                            this->takeable_, this->objective_,  this->residual_norm_};
+            *args_.state = {refit_.size(),      refit_.n_active(), this->n_selected_,   this->takeable_,
+                            this->budget_left_, this->objective_,  this->residual_norm_};
         team_.sync();
     }
 
@@ -144,6 +145,7 @@ class Draft : public GramPursuit<Team> {
         data_.result->n_members = refit_.size();
         data_.result->n_forced = n_gains_;
         data_.result->n_steps = data_.result->n_barred = 0;
+        if (fault_ != Fault::none) data_.step_size[0] = 0;  // what was queued behind this must find something
     }
     PYSUBMOD_HD_INLINE void record_gain() {
         if (is_writer()) data_.result->gains[n_gains_] = refit_.last_gain();
@@ -185,9 +187,10 @@ struct DraftBody {
 
     template <class Team>
     PYSUBMOD_HD_INLINE void operator()(Team& team) const {
+        const GramTask& own = copy_of_task(team, *task);
         Members members;
-        const BlockMemory memory(team, *task, members);
-        Draft<Team>(team, *task, args, members, memory.own, memory.factor, memory.copies).run();
+        const BlockMemory memory(team, own, members);
+        Draft<Team>(team, own, args, members, memory.own, memory.factor, memory.copies).run();
     }
 };
 

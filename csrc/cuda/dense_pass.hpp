@@ -13,15 +13,17 @@ namespace pysubmod::cuda {
 // type: each is split into two parts in bfloat16, whose products are exact in float32.
 struct BlasPass {
     static constexpr int kFewestVectors = 9;
-    static constexpr double kFewestNumbers = 0x1p26;          // of G: less is not worth a BLAS
-    static constexpr Index kRows = 1 << 17, kColumns = 4096;  // of a product: what it leaves stays in the cache
+    static constexpr double kFewestNumbers = 0x1p26;  // of G: less is not worth a BLAS
+    static constexpr Index kRows = 1 << 17;           // of a product: what it leaves stays in the cache
+    // Columns of a product: fewer where rows are long, and scores lie closer beside the error.
+    static Index columns_of(Index columns) { return columns > 16384 ? 1024 : 4096; }
 
-    // The error of a product over ||row|| ||x||. The sum of up to kColumns exact terms, whatever its order, even if
+    // The error of a product over ||row|| ||x||. The sum of up to columns_of exact terms, whatever its order, even if
     // every addition cuts off what does not fit and not only once: 2^-22 for each. The two parts leave 2^-18 of each
     // number of x; sums over pieces of the columns round 2^-24 each.
     static double error(Index columns) {
-        const double terms = static_cast<double>(std::min(columns, kColumns));
-        const double sums = static_cast<double>(pieces(columns, kColumns));
+        const double terms = static_cast<double>(std::min(columns, columns_of(columns)));
+        const double sums = static_cast<double>(pieces(columns, columns_of(columns)));
         return terms * 0x1p-22 + 0x1p-17 + sums * 0x1p-23;
     }
     static bool suits(const View& rows, int vectors) {
@@ -66,7 +68,7 @@ struct SplitBody {
 struct JoinBody {
     static constexpr int kRows = 256;
 
-    const float* products;  // (rows, 2 count)
+    const float* products;  // (2 count, rows)
     Index rows, first_row;
     int count;
     bool fresh;
@@ -79,10 +81,10 @@ struct JoinBody {
     PYSUBMOD_HD void operator()(Team& team) const {
         const Index first = Index{kRows} * team.team();
         each(team, static_cast<int>(least(kRows, rows - first)), [&](int i) {
-            const float* from = products + (first + i) * 2 * count;
+            const float* from = products + first + i;
             for (int v = 0; v < count; ++v) {
                 float& sum = out[v * out_stride + first_row + first + i];
-                sum = (fresh ? 0.0f : sum) + (from[2 * v] + from[2 * v + 1]);
+                sum = (fresh ? 0.0f : sum) + (from[2 * v * rows] + from[(2 * v + 1) * rows]);
             }
         });
     }
@@ -114,18 +116,19 @@ class Pass {
         used_blas_ = true;
         const SplitBody split{vectors, rows_.columns, count, parts_};
         device_.run({.teams = split.teams(), .threads = kMostThreads}, split);
+        const Index width = BlasPass::columns_of(rows_.columns);
         const auto* matrix = static_cast<const std::uint16_t*>(rows_.data);
         for (Index row = 0; row < rows_.rows; row += BlasPass::kRows) {
             const Index panel = std::min(BlasPass::kRows, rows_.rows - row);
-            for (Index first = 0; first < rows_.columns; first += BlasPass::kColumns) {
+            for (Index first = 0; first < rows_.columns; first += width) {
                 blas_->multiply({.storage = Storage::bfloat16,
-                                 .a = matrix + row * rows_.stride + first,
-                                 .b = parts_ + first,
-                                 .a_rows = panel,
-                                 .b_rows = 2 * count,
-                                 .columns = std::min(BlasPass::kColumns, rows_.columns - first),
-                                 .a_stride = rows_.stride,
-                                 .b_stride = rows_.columns,
+                                 .a = parts_ + first,
+                                 .b = matrix + row * rows_.stride + first,
+                                 .a_rows = 2 * count,
+                                 .b_rows = panel,
+                                 .columns = std::min(width, rows_.columns - first),
+                                 .a_stride = rows_.columns,
+                                 .b_stride = rows_.stride,
                                  .out = products_});
                 const JoinBody join{products_, panel, row, count, first == 0, out, rows_.rows};
                 device_.run({.teams = join.teams(), .threads = kMostThreads}, join);

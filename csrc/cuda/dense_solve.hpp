@@ -119,10 +119,12 @@ class DenseSolve {
         task_.n_groups = data_.n_groups;
         task_.k = task_.width = data_.k;
         const std::size_t member_bytes = Members::bytes(task_.k, task_.n_groups), factor_size = factor_bytes(task_.k);
-        task_.members_are_fast = member_bytes <= device_.fast_bytes();
-        task_.factor_is_fast = task_.members_are_fast && member_bytes + factor_size <= device_.fast_bytes();
+        task_.members_are_fast = kTaskBytes + member_bytes <= device_.fast_bytes();
+        task_.factor_is_fast =
+            task_.members_are_fast && kTaskBytes + member_bytes + factor_size <= device_.fast_bytes();
         grid_ = {.teams = 1, .blocks = std::min(4, device_.most_blocks()), .threads = kThreads};
-        grid_.fast_bytes = (task_.members_are_fast ? member_bytes : 0) + (task_.factor_is_fast ? factor_size : 0);
+        grid_.fast_bytes =
+            kTaskBytes + (task_.members_are_fast ? member_bytes : 0) + (task_.factor_is_fast ? factor_size : 0);
         const auto blocks = static_cast<std::size_t>(grid_.blocks);
         for (double** list : {&task_.c, &task_.diagonal, &task_.root, &task_.g}) work.add(*list, pool);
         work.add(task_.mark, pool), work.add(task_.exchange, 2 * 3 * blocks);
@@ -217,7 +219,7 @@ class DenseSolve {
         solution_.status = matroid.full() ? Status::budget : Status::exhausted;
         if (matroid.full() || matroid.exhausted()) return false;
         solution_.status = Status::tolerance;
-        if (options_.tol >= 1.0) return false;
+        if (options_.tol > 0.0 && target_norm_ <= options_.tol * target_norm_) return false;
         solution_.status = Status::no_gain;
         std::vector<double> target(static_cast<std::size_t>(data_.rows.columns));
         device_.download(target.data(), data_.target, target.size());
@@ -237,7 +239,8 @@ class DenseSolve {
     void round() {
         draft(false);
         const int steps = limit_ + 1, tiles = data_.n_tiles();
-        run(tiles, ResidualBody{data_});
+        by_storage(data_.rows.storage,
+                   [&](auto storage) { run(tiles, ResidualBody<decltype(storage)::value>{data_}); });
         run(steps, NormBody{data_});
         run(tiles, DirectionBody{data_, steps});
         data_.error = kDirectionError + pass_->multiply(data_.directions, steps, data_.products);

@@ -102,6 +102,7 @@ struct TargetNormBody {
 };
 
 // r = t - G_S' w at every step, a tile of columns to a team, and what the tile adds to ||r||^2.
+template <Storage S>
 struct ResidualBody {
     DenseData data;
 
@@ -120,18 +121,28 @@ struct ResidualBody {
     }
 
   private:
-    static constexpr int kAtOnce = 8;
+    static constexpr int kAtOnce = 8, kAhead = 8;
     PYSUBMOD_HD void subtract(int first, int steps, Index column) const {
         double r[kAtOnce];
         PYSUBMOD_UNROLL
         for (int s = 0; s < kAtOnce; ++s) r[s] = data.target[column];
         const int last = first + kAtOnce < steps ? first + kAtOnce : steps;
         const int members = data.step_size[last - 1];
-        for (int m = 0; m < members; ++m) {
-            const double x = data.rows.at(data.member_rows[m], column);
+        for (int m = 0; m < members; m += kAhead) {  // loads on their way together
+            double x[kAhead];
             PYSUBMOD_UNROLL
-            for (int s = 0; s < kAtOnce; ++s)
-                if (first + s < last) r[s] = fma(-data.weights[static_cast<Index>(first + s) * data.k + m], x, r[s]);
+            for (int l = 0; l < kAhead; ++l) {
+                const Index row = data.member_rows[m + l < members ? m + l : members - 1];
+                x[l] = static_cast<double>(Stored<S>::load(data.rows.data, row * data.rows.stride + column));
+            }
+            PYSUBMOD_UNROLL
+            for (int l = 0; l < kAhead; ++l) {
+                if (m + l >= members) break;
+                PYSUBMOD_UNROLL
+                for (int s = 0; s < kAtOnce; ++s)
+                    if (first + s < last)
+                        r[s] = fma(-data.weights[static_cast<Index>(first + s) * data.k + m + l], x[l], r[s]);
+            }
         }
         PYSUBMOD_UNROLL
         for (int s = 0; s < kAtOnce; ++s)
@@ -149,7 +160,8 @@ struct NormBody {
         if (step > data.result->n_steps) return;
         const double* partial = data.partial + static_cast<Index>(step) * data.n_tiles();
         const double squares = sum(team, data.n_tiles(), [&](int tile) { return partial[tile]; });
-        if (team.rank() == 0) data.norms[step] = sqrt(squares);
+        const bool is_target = data.step_size[step] == 0;  // whose norm is known, from a sum in another order
+        if (team.rank() == 0) data.norms[step] = is_target ? *data.target_norm : sqrt(squares);
     }
 };
 
@@ -232,10 +244,11 @@ struct CloseBody {
 template <class Use>
 PYSUBMOD_HD void score_intervals(const DenseData& data, int i, int first, int last, Use use) {
     const std::uint32_t closed = data.closed[i] | data.group_closed[data.group_of[i]];
-    const double root = data.root(i);
+    const double square = data.square[i], root = sqrt(square + data.ridge), length = sqrt(square);
     for (int step = first; step < last; ++step) {
         if (closed >> step & 1u) continue;
-        const double high = data.height(data.correlation(i, step)), error = data.error_of(i, step);
+        const double norm = data.norms[step], product = data.products[static_cast<Index>(step) * data.n + i];
+        const double high = data.height(product * norm + 0.5 * data.tilt * square), error = data.error * length * norm;
         const double slack = data.slack(root, step);
         const double lower = data.helps(high - error, root, step) ? data.score(high - error, root) - slack : -kInfinity;
         const double upper = data.helps(high + error, root, step) ? data.score(high + error, root) + slack : -kInfinity;

@@ -12,7 +12,6 @@ namespace {
 // documentation says so.
 bool is_lasting(cudaError_t error) {
     switch (error) {
-        case cudaErrorContained:
         case cudaErrorIllegalAddress:
         case cudaErrorLaunchTimeout:
         case cudaErrorAssert:
@@ -22,9 +21,12 @@ bool is_lasting(cudaError_t error) {
         case cudaErrorInvalidAddressSpace:
         case cudaErrorInvalidPc:
         case cudaErrorLaunchFailure:
-        case cudaErrorTensorMemoryLeak:
         case cudaErrorMpsClientTerminated:
         case cudaErrorExternalDevice:
+#if CUDART_VERSION >= 12080
+        case cudaErrorContained:
+        case cudaErrorTensorMemoryLeak:
+#endif
             return true;
         default:
             return false;
@@ -67,11 +69,14 @@ void refuse_after_fork() {
 DeviceScope::DeviceScope(int index) {
     refuse_after_fork();
     CUDA_CHECK(cudaGetDevice(&former_));
+    if (former_ == index) former_ = kSame;  // to set a device makes a context there, even where it changes nothing
     CUDA_CHECK(cudaSetDevice(index));
     user_of_driver() = getpid();
 }
 
-DeviceScope::~DeviceScope() { cudaSetDevice(former_); }  // a destructor does not throw; the next call would report
+DeviceScope::~DeviceScope() {
+    if (former_ != kSame) cudaSetDevice(former_);
+}
 
 std::vector<DeviceInfo> devices() {
     refuse_after_fork();

@@ -28,6 +28,7 @@ class DeviceScope {
     DeviceScope& operator=(const DeviceScope&) = delete;
 
   private:
+    static constexpr int kSame = -1;
     int former_ = 0;
 };
 

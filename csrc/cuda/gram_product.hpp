@@ -175,9 +175,12 @@ struct GramPlan {
     Index columns;  // of a product
     Index at_once;  // products
 
+    // Number: what products are summed in; rows in another type than float64 are widened for sums in float64.
+    template <class Number>
     static GramPlan of(const View& rows, int multiprocessors) {
-        const Index n = rows.rows, bytes = bytes_of(rows.storage) == 2 ? 4 : 8;
-        const bool widens = rows.storage == Storage::float32;
+        constexpr bool is_wide = sizeof(Number) == 8;
+        const Index n = rows.rows, bytes = static_cast<Index>(sizeof(Number));
+        const bool widens = is_wide && rows.storage != Storage::float64;
         GramPlan plan;
         plan.panel = std::clamp(kBytes / (n * bytes) / kBlasTile * kBlasTile, Index{1}, n);
         plan.columns = std::min(rows.columns, kColumns);
@@ -190,12 +193,12 @@ struct GramPlan {
     }
 };
 
-// Number: the type that products are summed in, float for rows in half precision and double for others.
+// Number: the type that products are summed in, float (of rows in half precision) or double (of any).
 template <class Number, class Device>
 void form_gram_with(Device& device, Blas& blas, const GramPlan& plan, const View& rows, double* gram) {
     const Index n = rows.rows, widest = std::min(plan.columns * plan.at_once, rows.columns);
     auto* out = device.template allocate<Number>(static_cast<std::size_t>(plan.at_once * plan.panel * n));
-    const bool widens = rows.storage == Storage::float32;
+    const bool widens = sizeof(Number) == 8 && rows.storage != Storage::float64;
     double* wide = widens ? device.template allocate<double>(static_cast<std::size_t>(n * widest)) : nullptr;
     for (Index first = 0, width; first < rows.columns; first += width) {
         const Index left = rows.columns - first;
@@ -209,8 +212,10 @@ void form_gram_with(Device& device, Blas& blas, const GramPlan& plan, const View
                           .out = out};
         const auto* factor = static_cast<const std::byte*>(rows.data) + first * bytes_of(rows.storage);
         if (widens) {
-            const WidenBody<Storage::float32> widen{rows, first, width, wide};
-            device.run({.teams = widen.teams(), .threads = kMostThreads}, widen);
+            by_storage(rows.storage, [&](auto storage) {
+                const WidenBody<decltype(storage)::value> widen{rows, first, width, wide};
+                device.run({.teams = widen.teams(), .threads = kMostThreads}, widen);
+            });
             factor = reinterpret_cast<const std::byte*>(wide);
             products.storage = Storage::float64;
             products.a_stride = width;
@@ -246,6 +251,9 @@ struct GramProduct {
 // takes long where rows are long or tiles are many.
 inline constexpr double kWorthBlas = 0x1p30;  // multiplications
 inline constexpr Index kLongRows = 8192;
+// Rows in half precision are multiplied in float64 up to here (2 ms at 60 TFLOP/s): a K of float32 sums tells less of
+// which rows are dependent.
+inline constexpr double kMostInFloat64 = 0x1p36;
 
 inline bool suits_blas(const View& rows) {
     constexpr Index most = std::numeric_limits<int>::max();
@@ -270,22 +278,25 @@ struct DiagonalBody {
     }
 };
 
-// gram (n x n) = G G'. The device's BLAS multiplies rows in half precision, and sums up to GramPlan::kColumns products
-// in float32, the rest in float64; other rows it multiplies in float64, if that is fast. Else it is our own kernel,
-// in float64. Where sums are float32 the diagonal, whose terms are all positive and whose errors add up, is taken from
-// `squares` (||row||^2, device memory).
+// gram (n x n) = G G'. The device's BLAS multiplies large matrices in half precision, and sums up to GramPlan::kColumns
+// products in float32, the rest in float64; other rows it multiplies in float64, if that is fast. Else it is our own
+// kernel, in float64. Where sums are float32 the diagonal, whose terms are all positive and whose errors add up, is
+// taken from `squares` (||row||^2, device memory).
 template <class Device>
 GramProduct form_gram(Device& device, const View& rows, const double* squares, double* gram) {
     const bool is_half = bytes_of(rows.storage) == 2;
     Blas* blas = suits_blas(rows) ? device.blas() : nullptr;
-    if (blas && is_half) {
-        form_gram_with<float>(device, *blas, GramPlan::of(rows, device.multiprocessors()), rows, gram);
+    const double multiplications =
+        static_cast<double>(rows.rows) * static_cast<double>(rows.rows) * static_cast<double>(rows.columns);
+    const bool is_wide = blas && blas->has_fast_float64() && (!is_half || multiplications <= kMostInFloat64);
+    if (blas && is_half && !is_wide) {
+        form_gram_with<float>(device, *blas, GramPlan::of<float>(rows, device.multiprocessors()), rows, gram);
         const DiagonalBody diagonal{squares, gram, rows.rows};
         device.run({.teams = diagonal.teams(), .threads = kMostThreads}, diagonal);
         return {"cublas", "float32"};
     }
-    if (blas && blas->has_fast_float64()) {
-        form_gram_with<double>(device, *blas, GramPlan::of(rows, device.multiprocessors()), rows, gram);
+    if (is_wide) {
+        form_gram_with<double>(device, *blas, GramPlan::of<double>(rows, device.multiprocessors()), rows, gram);
         return {"cublas", "float64"};
     }
     form_gram_of(device, rows, nullptr, rows.rows, gram);

@@ -61,10 +61,12 @@ class GramPursuit {
 
     // What the check of K found, part by part.
     PYSUBMOD_HD bool check_gram() {
-        std::int64_t first = static_cast<std::int64_t>(task_.n) * task_.n;
-        for (int part = 0; part < task_.n_checks; ++part)
-            first = task_.checks[part] < first ? task_.checks[part] : first;
-        if (first == static_cast<std::int64_t>(task_.n) * task_.n) return true;
+        const double none = static_cast<double>(task_.n) * task_.n;
+        double mine = none;
+        for (int part = team_.rank(); part < task_.n_checks; part += team_.size())
+            mine = static_cast<double>(task_.checks[part]) < mine ? static_cast<double>(task_.checks[part]) : mine;
+        const auto first = static_cast<std::int64_t>(-team_.max(-mine));
+        if (static_cast<double>(first) == none) return true;
         fail(Fault::asymmetric, static_cast<int>(first / task_.n));
         fault_column_ = static_cast<int>(first % task_.n);
         return false;
@@ -338,7 +340,8 @@ class GramPursuit {
     Ask ask_;
     Status status_ = Status::stopped;
     bool is_stale_ = false;
-    int budget_left_ = 0, takeable_ = 0;
+    std::int64_t budget_left_ = 0;
+    int takeable_ = 0;
     int n_selected_ = 0, n_filled_ = 0, n_norms_ = 0;
     std::uint64_t n_draws_ = 0;
     int n_started_ = 0;  // of `initial`
@@ -350,6 +353,17 @@ class GramPursuit {
     double fault_value_ = 0.0;
 };
 
+// In the block's own memory: what a barrier across blocks makes a card forget of global memory is not read again.
+inline constexpr std::size_t kTaskBytes = (sizeof(GramTask) + 15) / 16 * 16;
+template <class Team>
+PYSUBMOD_HD_INLINE const GramTask& copy_of_task(Team& team, const GramTask& task) {
+    static_assert(sizeof(GramTask) % 8 == 0);
+    auto* to = reinterpret_cast<double*>(team.fast());
+    const auto* from = reinterpret_cast<const double*>(&task);
+    each(team, static_cast<int>(sizeof(GramTask) / 8), [&](int j) { to[j] = from[j]; });
+    return *reinterpret_cast<const GramTask*>(to);
+}
+
 // Where a block keeps its members, its factor and the copies of it.
 struct BlockMemory {
     double *own, *factor, *copies;
@@ -358,7 +372,7 @@ struct BlockMemory {
     PYSUBMOD_HD BlockMemory(Team& team, const GramTask& task, Members& members) {
         const std::size_t block = static_cast<std::size_t>(team.block());
         const std::size_t member_bytes = Members::bytes(task.k, task.n_groups), factor_size = factor_bytes(task.k);
-        std::byte* fast = team.fast();
+        std::byte* fast = team.fast() + kTaskBytes;
         std::byte* at = task.members_are_fast ? fast : task.members + block * member_bytes;
         members.lay_out(at, task.k, task.n_groups);
         own = reinterpret_cast<double*>(at);
@@ -374,7 +388,7 @@ struct GramPursuitBody {
 
     template <class Team>
     PYSUBMOD_HD_INLINE void operator()(Team& team) const {
-        const GramTask& task = tasks[team.team()];
+        const GramTask& task = copy_of_task(team, tasks[team.team()]);
         Members members;
         BlockMemory memory(team, task, members);
         GramPursuit<Team>(team, task, members, memory.factor, memory.copies).run();

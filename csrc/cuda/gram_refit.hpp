@@ -126,7 +126,11 @@ class GramRefit {
 
     // One step C_PP^-1 g_P by the true gradient g = c - C w, unless it leaves w >= 0. Returns the objective.
     PYSUBMOD_HD double refine() {
-        each(team_, size_, [&](int m) { m_.g[m] = true_gradient(m); });
+        for (int m = 0; m < size_; ++m) {
+            const double g = true_gradient(m);
+            if (team_.rank() == 0) m_.g[m] = g;
+        }
+        team_.sync();
         const double twice = sum(team_, size_, [&](int m) { return m_.w[m] * (m_.c[m] + m_.g[m]); });
         each(team_, n_active_, [&](int p) { m_.column[p] = m_.g[m_.active[p]]; });
         solve(m_.column);
@@ -160,6 +164,7 @@ class GramRefit {
     struct Remembered {
         int n_active = 0;
         bool has_copy = false;  // of the factor
+        std::uint64_t signature = 0;
     };
     static constexpr double kClearlyNegative = 1e-3;  // as in growing_cholesky.hpp
 
@@ -221,14 +226,13 @@ class GramRefit {
         team_.sync();
     }
 
-    PYSUBMOD_HD double true_gradient(int m) const {
-        double g = m_.c[m];
-        for (int p = 0; p < n_active_; ++p) {
+    // c - C w of a member, for all threads.
+    PYSUBMOD_HD double true_gradient(int m) {
+        const double product = sum(team_, n_active_, [&](int p) {
             const int a = m_.active[p];
-            g = fma(-gram_at(m_.id[m], m_.id[a]), m_.w[a], g);
-            if (a == m) g = fma(-task_.ridge, m_.w[a], g);
-        }
-        return g;
+            return (gram_at(m_.id[m], m_.id[a]) + (a == m ? task_.ridge : 0.0)) * m_.w[a];
+        });
+        return m_.c[m] - product;
     }
 
     // ---- the factor ----
@@ -272,11 +276,13 @@ class GramRefit {
             m_.place[m] = last;
         });
         ++n_active_;
+        signature_ += hash(m);
         return true;
     }
 
     PYSUBMOD_HD void deactivate(int m) {
         const int place = m_.place[m];
+        signature_ -= hash(m);
         before_drop();
         drop(place);
         each(team_, n_active_ - place, [&](int p) { m_.scratch[p] = m_.active[place + p + 1]; });
@@ -336,9 +342,9 @@ class GramRefit {
     PYSUBMOD_HD void remember() {
         const int s = n_remembered_++;
         if (s == 0)
-            outer_ = {n_active_, false};
+            outer_ = {n_active_, false, signature_};
         else
-            inner_ = {n_active_, false};
+            inner_ = {n_active_, false, signature_};
         each(team_, size_, [&](int m) {
             m_.old_w[s * task_.k + m] = m_.w[m];
             m_.old_g[s * task_.k + m] = m_.g[m];
@@ -352,6 +358,7 @@ class GramRefit {
         const int s = --n_remembered_;
         const bool has_copy = s == 0 ? outer_.has_copy : inner_.has_copy;
         n_active_ = s == 0 ? outer_.n_active : inner_.n_active;
+        signature_ = s == 0 ? outer_.signature : inner_.signature;
         each(team_, size_, [&](int m) {
             m_.w[m] = m_.old_w[s * task_.k + m];
             m_.g[m] = m_.old_g[s * task_.k + m];
@@ -458,7 +465,7 @@ class GramRefit {
 
     // Remembers this active set; false if it was there before.
     PYSUBMOD_HD bool see(int n_seen) {
-        const std::uint64_t now = signature();
+        const std::uint64_t now = signature_;
         for (int j = 0; j < n_seen; ++j)
             if (m_.seen[j] == now) return false;
         if (n_seen == Members::most_seen(task_.k)) {
@@ -487,20 +494,20 @@ class GramRefit {
     // g = c - C w of the idle members; that of active ones is zero. (With free weights idle members stay idle for
     // ever.)
     PYSUBMOD_HD void update_correlations() {
-        each(team_, size_, [&](int m) {
-            if (m_.place[m] < 0) m_.g[m] = true_gradient(m);
-        });
+        for (int m = 0; m < size_; ++m) {
+            if (m_.place[m] >= 0) continue;
+            const double g = true_gradient(m);
+            if (team_.rank() == 0) m_.g[m] = g;
+        }
+        team_.sync();
     }
 
-    PYSUBMOD_HD std::uint64_t signature() const {
-        std::uint64_t total = 0;
-        for (int p = 0; p < n_active_; ++p) {  // splitmix64 of each member, combined in any order
-            std::uint64_t z = (static_cast<std::uint64_t>(m_.active[p]) + 1) * 0x9e3779b97f4a7c15ULL;
-            z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
-            z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
-            total += z ^ (z >> 31);
-        }
-        return total;
+    // Of an active set: the sum of a hash (splitmix64) of each member.
+    PYSUBMOD_HD static std::uint64_t hash(int m) {
+        std::uint64_t z = (static_cast<std::uint64_t>(m) + 1) * 0x9e3779b97f4a7c15ULL;
+        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
+        z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
+        return z ^ (z >> 31);
     }
 
     // 1/2 sum (g_old + g_new)(w_new - w_old), which does not cancel.
@@ -518,6 +525,7 @@ class GramRefit {
     int stride_;
     int size_ = 0, n_active_ = 0;
     int n_remembered_ = 0;
+    std::uint64_t signature_ = 0;  // of the active set; compared within a refit, in which members keep their numbers
     Remembered outer_, inner_;
     double first_scale_ = 0.0, scale_ = 0.0, gain_ = 0.0;
     Fault fault_ = Fault::none;

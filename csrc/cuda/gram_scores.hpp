@@ -140,12 +140,13 @@ class GramScores {
             if (schur < -1e-3 * c_ii) set_fault(Fault::not_psd, i);
             return;
         }
+        if (n_deflated_ == (task_.release_zeros ? task_.n : task_.k)) return;  // a bound stays one with fewer
         const double rho = sqrt(schur);
         const Index n = task_.n;
         team_.sync_all();  // nobody reads schur[i] any more
         double* out = task_.deflated + n_deflated_ * n;
         each_own([&](int j) {
-            double x = task_.gram.at(i, j);
+            double x = task_.gram.at(i, j) + (j == i ? task_.ridge : 0.0);
             for (int p = 0; p < n_deflated_; ++p) x = fma(-task_.deflated[p * n + i], task_.deflated[p * n + j], x);
             x /= rho;
             out[j] = x;
@@ -301,8 +302,8 @@ class GramScores {
         if (!helps) {  // the lowest row first, unless signed heights decide
             const bool raw = task_.rule == Rule::omp;
             const double root = task_.root[i];
-            score = !task_.signed_ranking ? 0.0 : raw ? height(i) : root > 0.0 ? height(i) / root : 0.0;
-            slack = kScoreTolerance * scale_ * (raw ? root : 1.0);
+            score = !task_.signed_ranking ? -i : raw ? height(i) : root > 0.0 ? height(i) / root : 0.0;
+            slack = task_.signed_ranking ? kScoreTolerance * scale_ * (raw ? root : 1.0) : 0.0;
         }
         task_.kind[i] = helps ? helping : idle;
         task_.less[i] = score - slack;

@@ -90,7 +90,7 @@ class GramBatch {
     }
 
   private:
-    static constexpr int kThreads = 256, kRowsWorthABlock = 256, kMostMembersOfSeveralBlocks = 1024;
+    static constexpr int kThreads = 256, kMostMembersOfSeveralBlocks = 1024;
 
     void describe(const GramJob& job, GramTask& task) {
         const Constraint& constraint = *job.constraint;
@@ -163,15 +163,17 @@ class GramBatch {
             most_members_bytes = std::max(most_members_bytes, Members::bytes(task.k, task.n_groups));
         }
         const int room = device.multiprocessors() / std::max(1, static_cast<int>(tasks_.size()));
-        const int wanted = most_k > kMostMembersOfSeveralBlocks ? 1 : most_rows / kRowsWorthABlock;
+        const int wanted = most_k > kMostMembersOfSeveralBlocks ? 1 : most_rows / device.rows_worth_a_block();
         grid_.teams = static_cast<int>(tasks_.size());
         grid_.threads = kThreads;
         grid_.blocks = 1;
         while (2 * grid_.blocks <= std::min({room, wanted, device.most_blocks()})) grid_.blocks *= 2;
-        const bool members_fit = most_members_bytes <= device.fast_bytes();
-        const bool factor_fits = members_fit && most_members_bytes + factor_bytes(most_k) <= device.fast_bytes();
+        const bool members_fit = kTaskBytes + most_members_bytes <= device.fast_bytes();
+        const bool factor_fits =
+            members_fit && kTaskBytes + most_members_bytes + factor_bytes(most_k) <= device.fast_bytes();
         for (GramTask& task : tasks_) task.members_are_fast = members_fit, task.factor_is_fast = factor_fits;
-        grid_.fast_bytes = (members_fit ? most_members_bytes : 0) + (factor_fits ? factor_bytes(most_k) : 0);
+        grid_.fast_bytes =
+            kTaskBytes + (members_fit ? most_members_bytes : 0) + (factor_fits ? factor_bytes(most_k) : 0);
     }
 
     void lay_out_work(GramTask& task) {

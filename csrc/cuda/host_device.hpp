@@ -79,9 +79,11 @@ class HostDevice {
         : most_threads_(most_threads), most_blocks_(most_blocks) {}
 
     static constexpr bool is_emulated = true;
+    int poison = 0xcd;
     std::string name() const { return "emulated"; }
     std::size_t fast_bytes() const { return 64 * 1024; }  // memory of a block
     int multiprocessors() const { return 4; }
+    int rows_worth_a_block() const { return 4; }      // so that small problems run on several, too
     int most_blocks() const { return most_blocks_; }  // of a team
     Blas* blas() { return nullptr; }                  // the kernels' own products are what is tested
 
@@ -91,7 +93,7 @@ class HostDevice {
         memory_.push_back(std::make_unique<std::byte[]>(count * sizeof(T) + 64));
         allocated_ += count * sizeof(T);
         std::byte* at = memory_.back().get();
-        std::memset(at, 0xcd, count * sizeof(T));  // what nobody has written is noticed
+        std::memset(at, poison, count * sizeof(T));  // what nobody has written is noticed
         return reinterpret_cast<T*>(at);
     }
     std::size_t allocated() const { return allocated_; }

@@ -212,12 +212,13 @@ TEST_CASE(nothing_to_pick) {
     std::mt19937_64 random(7);
     Instance instance = gradient_like(random, 50, 8, 2, 3);
     const std::vector<double> target = instance.target;
-    for (const int kind : {0, 1, 2, 3, 4}) {
+    for (const int kind : {0, 1, 2, 3, 4, 5}) {
         instance.target = target;
         instance.budgets = {3, 3};
         instance.candidates.clear();
         Options options;
-        if (kind == 0) instance.target.assign(8, 0.0);
+        if (kind == 0 || kind == 5) instance.target.assign(8, 0.0);
+        if (kind == 5) options.tol = 0.1;
         if (kind == 1)
             for (std::size_t j = 0; j < 8; ++j) instance.target[j] = -10.0 * instance.target[j];
         if (kind == 2) instance.budgets = {0, 0};
@@ -225,6 +226,29 @@ TEST_CASE(nothing_to_pick) {
         if (kind == 4) options.tol = 1.0;
         const Solved solved = solve_both(instance, options, Route::draft);
         check_same(solved.device, solved.cpu, "kind " + std::to_string(kind));
+    }
+}
+
+// A draft that fails before it has begun is an error; what is queued behind it must not read what nobody has written.
+TEST_CASE(a_fault_at_the_start) {
+    Instance instance({{1.0, 2.0}, {2.0, 4.0}, {0.5, -1.0}}, {1.0, 1.0}, 3);
+    instance.initial = {0, 1};
+    Options options;
+    options.nonneg = false;
+    options.tilt = 1.0;
+    options.route = Route::draft;
+    for (const int poison : {0x00, 0x01, 0x7f, 0xff}) {
+        cuda::HostDevice device;
+        device.poison = poison;
+        const std::vector<double> flat = instance.flat();
+        cuda::DeviceProblem given;
+        given.rows = {flat.data(), 3, 2, 2, Storage::float64};
+        given.target = {instance.target.data(), 1, 2, 2, Storage::float64};
+        given.constraint = instance.constraint();
+        given.options = options;
+        Monitor monitor;
+        CHECK_THROWS(Unbounded, "tilt: the objective is unbounded",
+                     cuda::solve_on_device(device, {&given, 1}, nullptr, monitor));
     }
 }
 

@@ -49,6 +49,23 @@ TEST_CASE(picks_of_the_cpu) {
     }
 }
 
+// Rows that leave and come back: their Schur complements must not be lowered for ever.
+TEST_CASE(rows_that_come_back_with_exact_gains) {
+    std::mt19937_64 random(4);
+    for (int trial = 0; trial < 1500; ++trial) {
+        Case given = random_case(random);
+        given.options.rule = Rule::greedy;
+        given.options.nonneg = true;
+        given.options.pick = trial % 2 ? Pick::random : Pick::argmax;
+        given.options.fill = given.options.release_zeros = true;
+        given.options.ridge = 0.5;
+        const GramInstance gram(given.instance);
+        const Solution expected = gram.solve(given.instance.constraint(), given.options);
+        check_same(solve_on_device(gram, given.instance.constraint(), given.options), expected,
+                   "trial " + std::to_string(trial));
+    }
+}
+
 TEST_CASE(the_same_bits_for_any_team) {
     std::mt19937_64 random(2);
     for (int trial = 0; trial < 400; ++trial) {

@@ -307,10 +307,16 @@ TEST_CASE(a_blas_forms_the_same_gram_matrix_in_pieces) {
             DeviceWithBlas device(blas);
             const bool is_half = bytes_of(storage) == 2;
             std::vector<double> gram(static_cast<std::size_t>(n * n));
-            if (is_half)
-                form_gram_with<float>(device, blas, plan, matrix.view(), gram.data());
-            else
+            if (is_half) {  // in float64 too, widened: the same as our own
                 form_gram_with<double>(device, blas, plan, matrix.view(), gram.data());
+                std::vector<double> own(gram.size());
+                form_gram_of(device, matrix.view(), nullptr, n, own.data());
+                for (std::size_t at = 0; at < own.size(); ++at)
+                    CHECK_CLOSE(gram[at], own[at], 1e-12L * (1 + std::abs(own[at])));
+                form_gram_with<float>(device, blas, plan, matrix.view(), gram.data());
+            } else {
+                form_gram_with<double>(device, blas, plan, matrix.view(), gram.data());
+            }
             for (Index i = 0; i < n; ++i)
                 for (Index j = 0; j < n; ++j) {
                     const std::vector<double> a = matrix.row(i), b = matrix.row(j);
@@ -333,7 +339,9 @@ TEST_CASE(plans_stay_within_their_memory) {
     for (const Storage storage : kStorages)
         for (const Index n : {1, 100, 256, 1024, 5000, 16384, 46340})
             for (const Index columns : {1, 1000, 8192, 2300000}) {
-                const GramPlan plan = GramPlan::of({nullptr, n, columns, columns, storage}, 132);
+                const GramPlan plan = bytes_of(storage) == 2
+                                          ? GramPlan::of<float>({nullptr, n, columns, columns, storage}, 132)
+                                          : GramPlan::of<double>({nullptr, n, columns, columns, storage}, 132);
                 const Index bytes = bytes_of(storage) == 2 ? 4 : 8;
                 CHECK(plan.panel >= 1 && plan.panel <= n);
                 CHECK(plan.columns >= 1 && plan.columns <= std::min(columns, GramPlan::kColumns));
