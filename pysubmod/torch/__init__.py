@@ -3,6 +3,27 @@
 from __future__ import annotations
 
 from .losses import causal_lm_loss
+from .methods import FilterThenWeight, GradMatch, Greats, PartitionSel, RandomSelector, TopK
+from .optimizer_view import OptimizerView, optimizer_view
 from .per_sample import PerSampleGradients, gradient_matching, per_sample_gradients
+from .projection import FactorProjection, Projection
+from .selectors import BatchSelector, SelectedBatch
 
-__all__ = ["PerSampleGradients", "causal_lm_loss", "gradient_matching", "per_sample_gradients"]
+__all__ = [
+    "BatchSelector",
+    "FactorProjection",
+    "FilterThenWeight",
+    "GradMatch",
+    "Greats",
+    "OptimizerView",
+    "PartitionSel",
+    "PerSampleGradients",
+    "Projection",
+    "RandomSelector",
+    "SelectedBatch",
+    "TopK",
+    "causal_lm_loss",
+    "gradient_matching",
+    "optimizer_view",
+    "per_sample_gradients",
+]
