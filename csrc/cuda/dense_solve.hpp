@@ -140,36 +140,23 @@ class DenseSolve {
     }
 
     void upload_constraint() {
-        const auto n = static_cast<std::size_t>(data_.n), groups = static_cast<std::size_t>(data_.n_groups);
+        const auto n = static_cast<std::size_t>(data_.n);
         if (constraint_.group_of.size() != n) throw InvalidArgument("groups: must have one entry per row");
-        std::vector<std::int32_t> budgets(groups), available(groups, 0);
-        std::vector<std::uint32_t> closed(n, ~0u);
-        for (std::size_t p = 0; p < groups; ++p) budgets[p] = device_budget(constraint_.budgets[p], n);
-        for (std::size_t i = 0; i < n; ++i) {
-            const auto group = static_cast<std::size_t>(constraint_.group_of[i]);
-            if (budgets[group] == 0 || (!constraint_.candidates.empty() && !constraint_.candidates[i])) continue;
-            closed[i] = 0;
-            ++available[group];
-        }
-        std::vector<std::int32_t> taken(groups, 0), places;
-        for (const Index i : constraint_.initial) {
-            if (i < 0 || i >= data_.n) throw InvalidArgument("initial: row " + std::to_string(i) + " does not exist");
-            const auto row = static_cast<int>(i);
-            if (std::find(members_.begin(), members_.end(), row) != members_.end())
-                throw InvalidArgument("initial: row " + std::to_string(i) + " comes twice");
-            const auto group = static_cast<std::size_t>(constraint_.group_of[static_cast<std::size_t>(i)]);
-            if (++taken[group] > budgets[group])
-                throw InvalidArgument("initial: row " + std::to_string(i) + " takes its group over its budget");
-            available[group] -= closed[static_cast<std::size_t>(i)] == 0;  // it is there already
+        DeviceConstraint books(constraint_);
+        std::vector<std::uint32_t> closed(n);
+        for (std::size_t i = 0; i < n; ++i) closed[i] = books.pool[i] & kInPool ? 0 : ~0u;
+        std::vector<std::int32_t> places;
+        for (const std::int32_t row : books.initial) {  // they stand in the pool from the start
+            const auto at = static_cast<std::size_t>(row);
+            const auto group = static_cast<std::size_t>(constraint_.group_of[at]);
+            books.available[group] -= (books.pool[at] & kMayBePicked) != 0;
             places.push_back(static_cast<std::int32_t>(members_.size()));
             members_.push_back(row);
         }
-        // Open for the check of the rows, which looks at the pool.
-        for (const int row : members_) closed[static_cast<std::size_t>(row)] = 0;
         Upload inputs;
         inputs.add(data_.group_of, constraint_.group_of);
-        inputs.add(task_.budgets, std::span<const std::int32_t>(budgets));
-        inputs.add(task_.available, std::span<const std::int32_t>(available));
+        inputs.add(task_.budgets, std::span<const std::int32_t>(books.budgets));
+        inputs.add(task_.available, std::span<const std::int32_t>(books.available));
         inputs.add(task_.initial, std::span<const std::int32_t>(places));
         inputs.send(device_);
         device_.upload(data_.closed, closed.data(), n);

@@ -35,10 +35,35 @@ inline Index most_members(const Constraint& constraint) {
     return std::min(matroid.total(), matroid.rank() + static_cast<Index>(constraint.initial.size()));
 }
 
-// Any budget that no group can use up is as good as another, and n + 1 fits an int.
-inline std::int32_t device_budget(Index budget, std::size_t n) {
-    return static_cast<std::int32_t>(std::min(budget, static_cast<Index>(n) + 1));
-}
+// A constraint in the device's words: marks of the rows, and by group the budgets and the rows that may be picked.
+struct DeviceConstraint {
+    std::vector<std::uint8_t> pool;
+    std::vector<std::int32_t> budgets, available, initial;
+
+    explicit DeviceConstraint(const Constraint& constraint)
+        : pool(constraint.group_of.size(), 0), available(constraint.budgets.size(), 0) {
+        const auto n = static_cast<Index>(constraint.group_of.size());
+        for (const Index budget : constraint.budgets)  // any that no group can use up is as good as another
+            budgets.push_back(static_cast<std::int32_t>(std::min(budget, n + 1)));
+        for (std::size_t i = 0; i < pool.size(); ++i) {
+            const auto group = static_cast<std::size_t>(constraint.group_of[i]);
+            if (budgets[group] == 0 || (!constraint.candidates.empty() && !constraint.candidates[i])) continue;
+            pool[i] = kMayBePicked | kInPool;
+            ++available[group];
+        }
+        std::vector<std::int32_t> taken(budgets.size(), 0);
+        for (const Index i : constraint.initial) {
+            const std::string row = "initial: row " + std::to_string(i);
+            if (i < 0 || i >= n) throw InvalidArgument(row + " does not exist");
+            const auto at = static_cast<std::size_t>(i), group = static_cast<std::size_t>(constraint.group_of[at]);
+            if (std::find(initial.begin(), initial.end(), i) != initial.end())
+                throw InvalidArgument(row + " comes twice");
+            if (++taken[group] > budgets[group]) throw InvalidArgument(row + " takes its group over its budget");
+            pool[at] |= kInPool;
+            initial.push_back(static_cast<std::int32_t>(i));
+        }
+    }
+};
 
 class GramBatch {
   public:
@@ -123,32 +148,13 @@ class GramBatch {
     }
 
     void add_constraint(const Constraint& constraint, GramTask& task) {
-        const std::size_t n = constraint.group_of.size(), n_groups = constraint.budgets.size();
-        std::vector<std::uint8_t> pool(n, 0);
-        std::vector<std::int32_t> budgets(n_groups), available(n_groups, 0), initial, taken(n_groups, 0);
-        for (std::size_t p = 0; p < n_groups; ++p) budgets[p] = device_budget(constraint.budgets[p], n);
-        for (std::size_t i = 0; i < n; ++i) {
-            const auto group = static_cast<std::size_t>(constraint.group_of[i]);
-            if (budgets[group] == 0 || (!constraint.candidates.empty() && !constraint.candidates[i])) continue;
-            pool[i] = kMayBePicked | kInPool;
-            ++available[group];
-        }
-        for (const Index i : constraint.initial) {
-            const std::string row = "initial: row " + std::to_string(i);
-            if (i < 0 || i >= static_cast<Index>(n)) throw InvalidArgument(row + " does not exist");
-            const auto at = static_cast<std::size_t>(i), group = static_cast<std::size_t>(constraint.group_of[at]);
-            if (std::find(initial.begin(), initial.end(), i) != initial.end())
-                throw InvalidArgument(row + " comes twice");
-            if (++taken[group] > budgets[group]) throw InvalidArgument(row + " takes its group over its budget");
-            pool[at] |= kInPool;
-            initial.push_back(static_cast<std::int32_t>(i));
-        }
-        task.n_initial = static_cast<int>(initial.size());
+        const DeviceConstraint books(constraint);
+        task.n_initial = static_cast<int>(books.initial.size());
         inputs_.add(task.group_of, constraint.group_of);
-        inputs_.add(task.budgets, std::span<const std::int32_t>(budgets));
-        inputs_.add(task.available, std::span<const std::int32_t>(available));
-        inputs_.add(task.pool, std::span<const std::uint8_t>(pool));
-        inputs_.add(task.initial, std::span<const std::int32_t>(initial));
+        inputs_.add(task.budgets, std::span<const std::int32_t>(books.budgets));
+        inputs_.add(task.available, std::span<const std::int32_t>(books.available));
+        inputs_.add(task.pool, std::span<const std::uint8_t>(books.pool));
+        inputs_.add(task.initial, std::span<const std::int32_t>(books.initial));
     }
 
     // Several blocks to a problem where it has rows for them and the device has room; else one. The results do not
