@@ -47,9 +47,9 @@ inline bool close(double a, double b, double tolerance) {
 inline void check_same(const Solution& a, const Solution& b, const std::string& what) {
     if (a.indices != b.indices || a.status != b.status || a.n_filled != b.n_filled) {
         std::string text = what + ": other picks:";
-        for (const Index i : a.indices) text += " " + std::to_string(i);
+        for (const Index i : a.indices) text.append(" ").append(std::to_string(i));
         text += " instead of";
-        for (const Index i : b.indices) text += " " + std::to_string(i);
+        for (const Index i : b.indices) text.append(" ").append(std::to_string(i));
         text += "; status " + std::to_string(static_cast<int>(a.status)) + ", " +
                 std::to_string(static_cast<int>(b.status));
         check::fail(__FILE__, __LINE__, text);
