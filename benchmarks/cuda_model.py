@@ -25,7 +25,7 @@ def blocks_of(n, problems=1, multiprocessors=MULTIPROCESSORS, k=0):
     return blocks
 
 
-def factor_is_fast(k, n_groups=8):
+def factor_is_fast(k, n_groups=8):  # beside the task itself, about 400 bytes
     members = 8 * (17 * k + 4 * k + 64) + 4 * (9 * k + 2 * n_groups + 1024)
     return members + 8 * k * (k | 1) <= FAST_BYTES
 
@@ -33,7 +33,7 @@ def factor_is_fast(k, n_groups=8):
 def gram_us(n, k, problems=1):
     """Microseconds of one launch: the pursuits alone, without uploads and the check of K."""
     blocks = blocks_of(n, problems, k=k)
-    waves = -(-problems * blocks // MULTIPROCESSORS)  # 220 registers a thread: one block a multiprocessor
+    waves = -(-problems * blocks // MULTIPROCESSORS)  # 226 registers a thread: one block a multiprocessor
     fixed = FIXED_CLOCKS if blocks == 1 else FIXED_CLOCKS_OF_SEVERAL
     dot = DOTS * (DOT_CLOCKS if factor_is_fast(k) else SLOW_DOT_CLOCKS)
     rows = max(1, n / (256 * blocks))

@@ -75,7 +75,7 @@ Counts count(int k, bool nonneg) {
     task.weights = results.data(), task.gains = task.weights + k, task.residual_norms = task.gains + k;
 
     CountingTeam team;
-    team.memory.resize(Members::bytes(k, n_groups) + factor_bytes(k));
+    team.memory.resize(kTaskBytes + Members::bytes(k, n_groups) + factor_bytes(k));
     GramPursuitBody{&task}(team);
     int n_positive = 0;
     for (int j = 0; j < k; ++j) n_positive += task.weights[j] > 0.0;
