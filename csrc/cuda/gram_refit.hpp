@@ -126,11 +126,14 @@ class GramRefit {
 
     // One step C_PP^-1 g_P by the true gradient g = c - C w, unless it leaves w >= 0. Returns the objective.
     PYSUBMOD_HD double refine() {
-        for (int m = 0; m < size_; ++m) {
-            const double g = true_gradient(m);
-            if (team_.rank() == 0) m_.g[m] = g;
-        }
-        team_.sync();
+        each(team_, size_, [&](int m) {  // of all members at once, where true_gradient is for the few idle ones
+            double g = m_.c[m];
+            for (int p = 0; p < n_active_; ++p) {
+                const double ridge = m_.active[p] == m ? task_.ridge : 0.0;
+                g = fma(-(gram_at(m_.id[m], m_.active_id[p]) + ridge), m_.active_weight[p], g);
+            }
+            m_.g[m] = g;
+        });
         const double twice = sum(team_, size_, [&](int m) { return m_.w[m] * (m_.c[m] + m_.g[m]); });
         each(team_, n_active_, [&](int p) { m_.column[p] = m_.g[m_.active[p]]; });
         solve(m_.column);
