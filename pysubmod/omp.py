@@ -121,23 +121,26 @@ def omp_partition(
     tol : float, default 0
         Stop once the residual's norm is at most `tol` times the target's.
     candidates : (n,) bool array, optional
-        Which rows may be picked. Others, and those of groups with budget 0, are never read.
+        Which rows may be picked. Others, and those of groups with budget 0, are never read (on a device they are, and
+        what comes of it is left alone).
     initial : (k,) int array, optional
         Rows that stand in the selection from the start, whatever `candidates` says; they count against the budgets and
         come first in the result.
     separate : bool, default False
-        Solve for each of the m rows of `target` by itself, all on the same passes over G. The m selections are, to the
+        Solve for each of the m rows of `target` by itself, all on the same passes over G (on a device: on the same
+        G G'; by route "draft" one after another). The m selections are, to the
         bit, those of m calls with these arguments: every one has all the budgets, `initial` and ``random_state`` (one
         seed for all). Not with ``refine="best"``, `verbose` or `callback`.
     route : {"auto", "plain", "columns", "draft", "gram"}, default "auto"
         How G is read. "plain": one pass over the eligible rows for each pick. "columns": products of two rows are kept
         in float32. "draft": several picks to a pass: they are drafted on the rows of largest score, and one pass in
         float32 shows how far the draft was right. In both, the few rows that can be the best are looked at in float64:
-        all routes give the same picks and the same weights, to the bit. "auto" chooses by a model of their cost;
+        all routes of the CPU give the same picks and weights, to the bit. "auto" chooses by a model of their cost;
         ``stats["route"]`` says which ran. "columns" and "draft" need ``pick="argmax"`` and norms of rows between 1e-20
-        and 1e20; "columns" is not for ``rule="greedy"``. On a device there are two: "gram" forms G G' in float64 and
-        makes all picks in one launch; "draft" (n too large for that; rules "omp" and "normalized", ``pick="argmax"``)
-        reads the rows as above.
+        and 1e20; "columns" is not for ``rule="greedy"``. On a device there are two: "gram" forms G G' and makes all
+        picks in one launch; "draft" (n too large for that; rules "omp" and "normalized", ``pick="argmax"``) reads the
+        rows as above. Its sums are float64, but for a large G G' of half precision (``stats["product_type"]``); rows
+        within 2.4e-4 (then 3.7e-2) of their norm of the span of the picks count as dependent, on the CPU 1e-5.
     device : {"auto", "cpu", "cuda", "cuda:1", ...}, default "auto"
         Where to solve; "auto" is where G is. With a G on the host "cuda" copies it to the device (torch must be
         loaded); a G on a device is never copied to the host. A device takes neither `refine` nor `verbose` nor
