@@ -31,7 +31,6 @@ class GramScores {
         return best;
     }
     PYSUBMOD_HD int min_all(int mine) { return -static_cast<int>(max_all(-static_cast<double>(mine))); }
-    PYSUBMOD_HD bool any_all(bool mine) { return max_all(mine ? 1.0 : 0.0) > 0.0; }
 
     // use(i) for the rows of this block; ends with a barrier.
     template <class Use>
