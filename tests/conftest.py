@@ -17,6 +17,18 @@ from emulation import device  # noqa: E402, F401  (a fixture)
 
 
 @pytest.fixture
+def one_torch_thread():
+    """Torch on one thread, its random numbers from the start."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def files(tmp_path, monkeypatch):
     """A small problem in the current folder: G.npy, t.npy, and the labels in every form."""
     import numpy as np

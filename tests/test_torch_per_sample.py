@@ -26,14 +26,7 @@ from pysubmod.torch import (  # noqa: E402
     per_sample_gradients,
 )
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 def one_by_one(model, compute_loss, batch, names):

@@ -21,14 +21,7 @@ from pysubmod.torch import (  # noqa: E402
 from pysubmod.torch._batches import budgets_of  # noqa: E402
 from pysubmod.torch._targets import _STREAM  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
 # ---- PartitionSel ----------------------------------------------------------------------------------------------------
