@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ torch = pytest.importorskip("torch")
 
 from torch_selection import loss, make, rows_of, unit  # noqa: E402
 
+import pysubmod  # noqa: E402
 from pysubmod.torch import (  # noqa: E402
     BatchSelector,
     FilterThenWeight,
@@ -148,6 +150,79 @@ def test_the_balanced_target(own):
     target = np.mean([m / np.linalg.norm(m) for m in means], axis=0)
     expected = scipy.optimize.nnls(rows_of(model, pool)[rows].T, target)[0]
     assert selected.weights.numpy() == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("updates", [False, True])
+def test_a_target_for_each_group(updates):
+    model, pool, validation = make()
+    pool["domain"] = [i % 3 for i in range(24)]
+    options = {"size": 9, "groups": "domain", "target": "per-group", "validation": validation, "anchors": None}
+    if updates:  # plain SGD: an update is the gradient times the rate
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        selector = FilterThenWeight(loss, optimizer=optimizer, **options)
+    else:
+        selector = BatchSelector(loss, **options)
+    selected = selector.select(model, pool)
+    G, V = rows_of(model, pool), rows_of(model, validation)
+    square = norm = 0.0
+    for label in range(3):
+        members = selected.groups == label
+        target = V[validation["domain"].numpy() == label].mean(axis=0) / 3
+        rows = selected.indices.numpy()[members]
+        expected, missing = scipy.optimize.nnls(G[rows].T, target)
+        assert selected.weights.numpy()[members] == pytest.approx(expected, rel=1e-4, abs=1e-6)
+        square, norm = square + missing**2, norm + target @ target
+        alone = pysubmod.omp_partition(G[label::3], target, 3, rule="normalized", nonneg=True)
+        assert sorted(alone.indices * 3 + label) == rows.tolist()
+    assert selected.diagnostics["relative_residual"] == pytest.approx((square / norm) ** 0.5, rel=1e-6)
+
+
+def test_one_budget_for_all_groups():
+    model, pool, validation = make()
+    options = {"size": 6, "method": "top-k", "validation": validation, "anchors": None}
+    free = BatchSelector(loss, groups="domain", budgets=None, **options).select(model, pool)
+    scores = rows_of(model, pool) @ rows_of(model, validation).mean(axis=0)
+    assert free.indices.tolist() == sorted(np.argsort(-scores)[:6].tolist())
+    counts = {label: int((free.groups == label).sum()) for label in ("code", "law", "maths")}
+    assert free.diagnostics["counts"] == counts
+
+
+@pytest.mark.parametrize("method", ["partition-sel", "top-k", "omp-normalized"])
+def test_the_certified_share_holds(method):
+    model, pool, validation = make(n=9)
+    options = {"size": 3, "budgets": None, "anchors": None, "certified": True}
+    selected = some(method, model, validation, **options).select(model, pool)
+    if method == "partition-sel":
+        G, eta = unit(rows_of(model, pool)), 1e-3
+        target = unit(rows_of(model, validation)).mean(axis=0)
+    else:
+        G, target, eta = rows_of(model, pool), rows_of(model, validation).mean(axis=0), 0.0
+    C = G @ G.T
+    c = G @ target + eta / 2 * np.diag(C)
+
+    def value(S):
+        S = list(S)
+        root = np.linalg.cholesky(C[np.ix_(S, S)] + 1e-14 * np.eye(len(S)))
+        inner = np.linalg.solve(root, c[S])
+        return (inner @ inner - scipy.optimize.nnls(root.T, inner)[1] ** 2) / 2
+
+    best = max(value(S) for S in itertools.combinations(range(9), 3))
+    share = selected.diagnostics["certified_share"]
+    assert 0 < share <= value(selected.indices.tolist()) / best + 1e-9
+
+
+def test_masks_of_dropout_are_the_selectors_own():
+    _, pool, validation = make()
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Dropout(0.5), torch.nn.Linear(7, 3)).double()
+    picks = []
+    for seed in (1, 2):  # of the loop
+        torch.manual_seed(seed)
+        selected = some("omp", model, validation, size=6).select(model, pool)
+        picks.append((selected.selection.indices.tolist(), selected.weights.tolist()))
+    assert picks[0] == picks[1]
+    other = some("omp", model, validation, size=6, random_state=4).select(model, pool)
+    assert other.weights.tolist() != picks[0][1]
 
 
 def test_balanced_anchors_are_of_every_group():

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .._validation import as_choice, as_groups, shown, type_name
+from .._validation import as_groups, shown, type_name
 from ..matroid import PartitionMatroid
 
 __all__ = ["Groups", "budgets_of", "count_rows", "labels_of", "take_rows", "without_column"]
@@ -107,14 +107,16 @@ def budgets_of(labels: npt.NDArray[Any], budgets: Any, size: int | None) -> Part
 
     "proportional" gives a group of n_p rows ``floor(size * n_p / n)``, "balanced" nothing to begin with; both then add
     1 to the smallest budget whose group has rows left (of equal ones to the first label's) until they sum to `size`.
+    None is one budget for all rows.
     """
+    if budgets is None:
+        labels = np.zeros(len(labels), np.int64)
     names, sizes = np.unique(labels, return_counts=True)
     if isinstance(budgets, Mapping):
         return PartitionMatroid(labels, {name: budgets[name] for name in names.tolist() if name in budgets})
     assert size is not None
-    as_choice("budgets", budgets, ("proportional", "balanced"))
     size = min(size, len(labels))
-    counts = size * sizes // len(labels) if budgets == "proportional" else np.zeros_like(sizes)
+    counts = np.zeros_like(sizes) if budgets == "balanced" else size * sizes // len(labels)
     while counts.sum() < size:
         counts[np.argmin(np.where(counts < sizes, counts, len(labels) + 1))] += 1
     return PartitionMatroid(labels, dict(zip(names.tolist(), counts.tolist(), strict=True)))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,9 @@ from .._random import random_order
 from .._validation import type_name
 from .per_sample import PerSampleGradients
 
-__all__ = ["ValidationSource", "anchor_rows", "balanced_mean"]
+__all__ = ["Targets", "ValidationSource", "anchor_rows", "length_of", "targets_of"]
+
+Targets: TypeAlias = dict[Any, dict[str, Tensor]]  # label -> gradient by parameter; None -> that of all
 
 _STREAM = 1 << 40  # of the anchors; the solver takes numbers 0 .. rank of the same seed
 
@@ -75,15 +78,28 @@ def anchor_rows(labels: npt.NDArray[Any], anchors: int | None, each: bool, seed:
     return sorted(np.concatenate(drawn).tolist())
 
 
-def balanced_mean(gradients: PerSampleGradients, labels: npt.NDArray[Any], dtype: torch.dtype) -> dict[str, Tensor]:
-    """The mean over labels of the mean gradient of each, scaled to length 1 (one of length 0 stays so)."""
-    total: dict[str, Tensor] = {}
+def length_of(gradient: Mapping[str, Tensor]) -> float:
+    return math.sqrt(sum(float(part.to(torch.float64).square().sum()) for part in gradient.values()))
+
+
+def targets_of(gradients: PerSampleGradients, labels: npt.NDArray[Any], kind: str, dtype: torch.dtype) -> Targets:
+    """What to match, of the gradients of some samples and their labels.
+
+    "mean": their mean. "balanced": the mean over labels of the mean gradient of each, scaled to length 1 (one of length
+    0 stays so). "per-group": for each label its mean, divided by the number of labels: these sum to the labels' mean.
+    """
+    if kind == "mean":
+        return {None: gradients.mean(dtype)}
     names = np.unique(labels)
+    targets: Targets = {}
     for label in names:
         members = torch.from_numpy(labels == label).to(torch.float64)
-        mean = gradients.sum(members / members.sum(), dtype)
-        length = float(sum(float(part.to(torch.float64).square().sum()) for part in mean.values())) ** 0.5
-        factor = 1 / (length * len(names)) if length > 0 else 0.0
+        mean = gradients.sum(members / members.sum() / len(names), dtype)
+        if kind == "per-group":
+            targets[label.item()] = mean
+            continue
+        length = length_of(mean) * len(names)
+        total = targets.setdefault(None, {name: torch.zeros_like(part) for name, part in mean.items()})
         for name, part in mean.items():
-            total[name] = part * factor + total[name] if name in total else part * factor
-    return total
+            total[name] += part * (1 / length if length > 0 else 0.0)
+    return targets

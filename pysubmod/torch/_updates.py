@@ -1,48 +1,47 @@
-"""The matching problem of updates instead of gradients (Filter-then-Weight, arXiv 2604.00001)."""
+"""The products of updates instead of gradients (Filter-then-Weight, arXiv 2604.00001)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from ..problem import GradientMatching
 from .optimizer_view import OptimizerView
 from .per_sample import PerSampleGradients
 
-__all__ = ["update_matching"]
+__all__ = ["update_products"]
 
 
-def update_matching(
+def update_products(
     pool: PerSampleGradients,
-    gradient: Mapping[str, Tensor],
+    gradients: Sequence[Mapping[str, Tensor]],
     view: OptimizerView,
     *,
     momentum: str,
-    ridge: float,
     dtype: torch.dtype,
-) -> GradientMatching:
-    """``K = <D g_i, D g_j>`` and ``c = <D g_i, u - a>``, parameter by parameter; in the unit of `OptimizerView.apply`.
+) -> tuple[Tensor, Tensor, list[float]]:
+    """``K = <D g_i, D g_j>``, ``<D g_i, u - a>`` for each of m gradients v (n, m), and the lengths of these ``u - a``.
 
-    With `momentum` "kept" ``u = a + D v`` is the step that the gradient v alone would make, so that ``u - a = D v``;
-    with "corrected" ``u = D v``, and the picks also have to undo a.
+    In the unit of `OptimizerView.apply`, parameter by parameter. With `momentum` "kept" ``u = a + D v`` is the step
+    that the gradient v alone would make, so that ``u - a = D v``; with "corrected" ``u = D v``, and the picks also have
+    to undo a (of m gradients, which are parts of one, a part of it each).
     """
-    n, device = pool.n, pool.device
+    n, m, device = pool.n, len(gradients), pool.device
     largest = max(view.lr[name] for name in pool.shapes)
     K = torch.zeros(n, n, dtype=torch.float64, device=device)
-    c = torch.zeros(n, dtype=torch.float64, device=device)
-    square = torch.zeros((), dtype=torch.float64, device=device)
+    scores = torch.zeros(n, m, dtype=torch.float64, device=device)
+    squares = torch.zeros(m, dtype=torch.float64, device=device)
     for name, block in pool._blocks.items():
         ratio = view.lr[name] / largest if largest > 0 else 1.0
         scale = (view.scale[name].to(dtype) * ratio).reshape(block.shape[0], -1)
-        target = gradient[name].to(block.device, dtype).reshape(block.shape[0], -1) * scale
+        given = torch.stack([gradient[name].to(block.device, dtype) for gradient in gradients])
+        targets = given.reshape(m, block.shape[0], -1) * scale
         if momentum == "corrected":
-            target = target - (view.offset[name].to(dtype) * ratio).reshape(block.shape[0], -1)
+            targets = targets - (view.offset[name].to(dtype) * ratio / m).reshape(block.shape[0], -1)
         for rows in block.chunks(n):  # the gradients are formed: an elementwise D leaves no factors
             part = block.part(rows, dtype) * scale[rows].flatten()
             K += (part @ part.T).to(device)
-            c += (part @ target[rows].flatten()).to(device)
-        square += target.to(torch.float64).square().sum().to(device)
-    K = (K + K.T) / 2
-    return GradientMatching.from_gram(K.to(dtype), c, ridge=ridge, target_norm=float(square.sqrt()))
+            scores += (part @ targets[:, rows].flatten(1).T).to(device)
+        squares += targets.to(torch.float64).square().sum((1, 2)).to(device)
+    return (K + K.T) / 2, scores, squares.sqrt().tolist()

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from .._validation import as_choice
-from ..problem import GradientMatching
 from ._layers import unwrapped
-from ._updates import update_matching
+from ._targets import Targets
+from ._updates import update_products
 from .optimizer_view import optimizer_view
 from .per_sample import PerSampleGradients
 from .selectors import BatchSelector
@@ -100,16 +100,22 @@ class FilterThenWeight(BatchSelector):
         optimizer_view(optimizer, [], variant)  # its errors now rather than in the loop
         super().__init__(compute_loss, method=as_choice("rule", rule, ("omp-normalized", "greedy")), **options)
 
-    def _problem(self, model: nn.Module, pool: PerSampleGradients, target: dict[str, Tensor]) -> GradientMatching:
+    def _products(
+        self, model: nn.Module, pool: PerSampleGradients, targets: Targets
+    ) -> tuple[Tensor, Tensor, list[float]]:
         parameters = dict(unwrapped(model).named_parameters())
         inner = self._optimizer
         while isinstance(further := getattr(inner, "optimizer", None), torch.optim.Optimizer):
             inner = further
         at = None
+        parts = list(targets.values())
         if not isinstance(inner, torch.optim.SGD) and self._variant != "frozen":
-            at = pool.mean(self._dtype) if self._at == "pool" else target
+            if self._at == "pool":
+                at = pool.mean(self._dtype)
+            else:  # those of groups are parts of their mean
+                at = {name: torch.stack([part[name] for part in parts]).sum(0) for name in pool.shapes}
         view = optimizer_view(inner, {name: parameters[name] for name in pool.shapes}, self._variant, at=at)
-        return update_matching(pool, target, view, momentum=self._momentum, ridge=self._ridge, dtype=self._dtype)
+        return update_products(pool, parts, view, momentum=self._momentum, dtype=self._dtype)
 
 
 class GradMatch(BatchSelector):

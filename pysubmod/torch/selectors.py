@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,13 +14,14 @@ from torch import Tensor, nn
 
 from .._random import as_seed, random_bits
 from .._validation import as_choice, as_flag, as_scalar, is_integer, shown, type_name
+from ..certificate import certify
 from ..problem import GradientMatching
 from ..solvers import ON_DEVICE, available_methods, solve
 from ._batches import Groups, budgets_of, labels_of, take_rows, without_column
 from ._layers import Layers
 from ._selected import SelectedBatch, matching
-from ._targets import ValidationSource, anchor_rows, balanced_mean
-from .per_sample import PerSampleGradients, gradient_matching, per_sample_gradients
+from ._targets import Targets, ValidationSource, anchor_rows, length_of, targets_of
+from .per_sample import PerSampleGradients, per_sample_gradients
 
 __all__ = ["BatchSelector", "SelectedBatch"]
 
@@ -45,9 +47,9 @@ class BatchSelector:
         Of `pysubmod.solve`. Pursuits are told to fill the budgets, so that batches have one size.
     ratio, size : float in (0, 1], or int
         How much of the pool to select, one of the two: ``floor(ratio * n)`` rows, at least 1; or `size` of them.
-    budgets : "proportional", "balanced", or mapping {label: int}
+    budgets : "proportional", "balanced", mapping {label: int}, or None
         Proportional to the pool's groups, rounded down; or equal; then 1 more for the smallest budgets (of groups with
-        rows left) until the total fits. A mapping stands instead of ratio and size.
+        rows left) until the total fits. A mapping stands instead of ratio and size. None: no budgets by group.
     groups : str, int or callable, optional
         The labels, integers or strings: the name of a column (its place, of a tuple), or a function of the batch. A
         column is for the selector alone: neither `compute_loss` nor the selected batch has it.
@@ -56,17 +58,19 @@ class BatchSelector:
         one; or an iterable of batches, a list or DataLoader, begun anew when it ends. None: the pool itself.
     anchors : int or None, default 4
         Rows drawn from the validation batch for each target (of each group, if balanced); None takes all.
-    target : {"mean", "balanced"}
+    target : {"mean", "balanced", "per-group"}
         The mean gradient of the anchors; or the mean over their groups of each one's mean gradient scaled to length 1,
         so that no group is drowned. The latter's length is at most 1, and fitted weights follow: with an optimizer that
-        minds the scale, use ``weights="normalized"``.
+        minds the scale, use ``weights="normalized"``. "per-group": rows match the mean gradient of their own group
+        (divided by the number of groups), ``sum_p ||t_p - sum_{i in p} w_i g_i||^2``; rows of different groups then
+        do not interact, and every group of a pool needs validation rows.
     refresh : int, default 1
         Make a new target every so many steps; a target some steps old can be worse than random picks.
     weights : {"fitted", "normalized", "uniform"}, optional
         The solver's weights >= 0 for the rows' own gradients; the same scaled to sum 1; or 1/k. Default: uniform for
         partition-sel, greats, divbs, top-k and random, else fitted.
-    layers, reduction, micro_batch, eval_mode
-        Those of `per_sample_gradients`.
+    layers, reduction, micro_batch, eval_mode, loss_scale
+        Those of `per_sample_gradients`; loss_scale may be a function without arguments.
     unit_norm : bool
         Match gradients (also the anchors') scaled to length 1. Fitted weights are those of the unscaled losses.
     ridge : float
@@ -74,6 +78,9 @@ class BatchSelector:
         Of `GradientMatching`; a function without arguments is asked at each step.
     dtype : torch.float64 or torch.float32
         In which products are made.
+    certified : bool
+        Add ``diagnostics["certified_share"]``: the selection's objective is proved to be at least this share of the
+        largest that the budgets allow (`certify`, its first and cheapest bound).
     random_state : int, NumPy Generator or RandomState, optional
         None draws a seed, which `state_dict` holds.
     **options
@@ -103,10 +110,12 @@ class BatchSelector:
         reduction: str = "sum",
         micro_batch: int | None = None,
         eval_mode: bool = False,
+        loss_scale: float | Callable[[], float] = 1.0,
         unit_norm: bool = False,
         ridge: float = 0.0,
         tilt: float | Callable[[], float] = 0.0,
         dtype: torch.dtype = torch.float64,
+        certified: bool = False,
         random_state: Any = None,
         **options: Any,
     ) -> None:
@@ -126,16 +135,17 @@ class BatchSelector:
             if (count is None and name == "refresh") or (count is not None and not (is_integer(count) and count >= 1)):
                 raise ValueError(f"{name}: expected an integer of at least 1, got {shown(count)}")
         if not isinstance(budgets, Mapping):
-            as_choice("budgets", budgets, ("proportional", "balanced"))
+            if budgets is not None:
+                as_choice("budgets", budgets, ("proportional", "balanced"))
         elif groups is None:
             raise ValueError("groups: missing; budgets by group need the label of each row")
         self._loss, self._ratio, self._size, self._budgets, self._groups = compute_loss, ratio, size, budgets, groups
         self._source = None if validation is None else ValidationSource(validation)
         if validation is None and refresh != 1:
             raise ValueError("refresh: without validation the target is the pool's own, new at every step")
-        self._balanced = as_choice("target", target, ("mean", "balanced")) == "balanced"
-        if self._balanced and groups is None:
-            raise ValueError("groups: missing; target='balanced' needs the label of each row")
+        self._kind = as_choice("target", target, ("mean", "balanced", "per-group"))
+        if self._kind != "mean" and groups is None:
+            raise ValueError(f"groups: missing; target={target!r} needs the label of each row")
         self._anchors, self._refresh = anchors, refresh
         default = "uniform" if method in _UNIFORM else "fitted"
         self.weights = as_choice(
@@ -144,7 +154,8 @@ class BatchSelector:
         self._capture: dict[str, Any] = {
             "layers": layers, "reduction": reduction, "micro_batch": micro_batch, "eval_mode": eval_mode,
         }  # fmt: skip
-        self._unit_norm = as_flag("unit_norm", unit_norm)
+        self._loss_scale = loss_scale
+        self._unit_norm, self._certified = as_flag("unit_norm", unit_norm), as_flag("certified", certified)
         self._ridge, self._tilt, self._dtype = ridge, tilt, dtype
         for name in ("candidates", "initial", "device"):
             if name in options:
@@ -153,7 +164,7 @@ class BatchSelector:
         self._options = {"fill": True} | options if base in _FILLING else options
         solve(GradientMatching.from_gram([[1.0]], [1.0], target_norm=1.0), 1, method, random_state=0, **self._options)
         self._seed, self._step = as_seed(random_state), 0
-        self._target: dict[str, Tensor] | None = None
+        self._target: Targets | None = None
         self._target_step = 0
 
     def select(self, model: nn.Module, pool_batch: Any) -> SelectedBatch:
@@ -181,11 +192,11 @@ class BatchSelector:
         if self._loss is None:
             problem = GradientMatching.from_gram(np.eye(n), np.zeros(n))
         else:
-            pool = self._gradients(model, batch)
+            pool = self._gradients(model, batch, seed)
             if pool.n != n:
                 raise ValueError(f"compute_loss: returned {pool.n} losses for a pool of {n} rows")
             device = pool.losses.device
-            problem = self._problem(model, pool, self._current_target(model, pool, labels, seed))
+            problem = self._problem(model, pool, self._current_target(model, pool, labels, seed), labels)
         if self.method not in ON_DEVICE:
             problem = problem.cpu()
         captured = time.perf_counter()
@@ -202,11 +213,17 @@ class BatchSelector:
         weights = self._weights_of(selection.weights[order] * scale[rows])
         report = {} if pool is None else matching(problem, rows, weights, scale, selection)
         diagnostics = {"relative_residual": None, "cosine": None, "conflicts": None} | report
-        diagnostics |= {"counts": selection.counts, "status": str(selection.status), "step": self._step}
+        names, counts = np.unique(labels, return_inverse=True)
+        counts = np.bincount(counts.ravel()[rows], minlength=len(names))
+        diagnostics |= {"counts": dict(zip(names.tolist(), counts.tolist(), strict=True))}
+        diagnostics |= {"status": str(selection.status), "step": self._step}
         diagnostics |= {"staleness": self._step - self._target_step if self._target is not None else 0}
         diagnostics |= {"seconds_capture": captured - started, "seconds_select": selected - captured}
         if "equals_top_k" in selection.stats:
             diagnostics["equals_top_k"] = selection.stats["equals_top_k"]
+        if self._certified and pool is not None:
+            found = certify(problem.cpu(), matroid, selection, method="one-shot")
+            diagnostics |= {"certified_share": found.ratio, "seconds_certify": found.seconds}
         self._step += 1
         return SelectedBatch(
             batch=take_rows(batch, rows.tolist()),
@@ -245,31 +262,57 @@ class BatchSelector:
         if self._source is not None:
             self._source.seek(int(state["position"]))
 
-    def _gradients(self, model: nn.Module, batch: Any) -> PerSampleGradients:
+    def _gradients(self, model: nn.Module, batch: Any, seed: int) -> PerSampleGradients:
         assert self._loss is not None
-        found = per_sample_gradients(model, self._loss, batch, **self._capture)
+        scale = self._loss_scale() if callable(self._loss_scale) else self._loss_scale
+        # Masks of dropout that the loop's random state has no part in, so that a restored loop draws them again.
+        devices = sorted({parameter.device.index for parameter in model.parameters() if parameter.is_cuda})
+        with torch.random.fork_rng(devices):
+            for generator in [torch.default_generator, *(torch.cuda.default_generators[i] for i in devices)]:
+                generator.manual_seed(seed)  # torch.manual_seed would seed the other devices as well
+            found = per_sample_gradients(model, self._loss, batch, loss_scale=scale, **self._capture)
         return found.normalized() if self._unit_norm else found
 
     def _current_target(
         self, model: nn.Module, pool: PerSampleGradients, labels: npt.NDArray[Any], seed: int
-    ) -> dict[str, Tensor]:
+    ) -> Targets:
         if self._source is None:
-            return balanced_mean(pool, labels, self._dtype) if self._balanced else pool.mean(self._dtype)
+            return targets_of(pool, labels, self._kind, self._dtype)
         if self._target is None or self._step - self._target_step >= self._refresh:
             batch = self._source.next(self._step)
-            labels = labels_of(batch, self._groups if self._balanced else None, "groups (of validation)")
-            rows = anchor_rows(labels, self._anchors, self._balanced, seed)
-            gradients = self._gradients(model, take_rows(without_column(batch, self._groups), rows))
-            balanced = self._balanced
-            self._target = (
-                balanced_mean(gradients, labels[rows], self._dtype) if balanced else gradients.mean(self._dtype)
-            )
+            grouped = self._kind != "mean"
+            labels = labels_of(batch, self._groups if grouped else None, "groups (of validation)")
+            rows = anchor_rows(labels, self._anchors, grouped, seed)
+            gradients = self._gradients(model, take_rows(without_column(batch, self._groups), rows), seed)
+            self._target = targets_of(gradients, labels[rows], self._kind, self._dtype)
             self._target_step = self._step
         return self._target
 
-    def _problem(self, model: nn.Module, pool: PerSampleGradients, target: dict[str, Tensor]) -> GradientMatching:
+    def _problem(
+        self, model: nn.Module, pool: PerSampleGradients, targets: Targets, labels: npt.NDArray[Any]
+    ) -> GradientMatching:
+        K, scores, norms = self._products(model, pool, targets)
+        if self._kind == "per-group":
+            if absent := set(labels.tolist()) - set(targets):
+                raise ValueError(
+                    f"validation: has no row of group {min(absent)!r}, which is in the pool; target='per-group' needs "
+                    "rows of every group"
+                )
+            member = torch.from_numpy(labels[:, None] == np.array(list(targets))).to(K.device)
+            same = torch.from_numpy(labels[:, None] == labels).to(K.device)
+            K, scores = K * same, (scores * member).sum(1, keepdim=True)
         tilt = self._tilt() if callable(self._tilt) else self._tilt
-        return gradient_matching(pool, target, ridge=self._ridge, tilt=tilt, dtype=self._dtype)
+        return GradientMatching.from_gram(
+            K.to(self._dtype), scores[:, 0].contiguous(), ridge=self._ridge, tilt=tilt, target_norm=math.hypot(*norms)
+        )
+
+    def _products(
+        self, model: nn.Module, pool: PerSampleGradients, targets: Targets
+    ) -> tuple[Tensor, Tensor, list[float]]:
+        """K (n, n), the products with each target (n, m), and the targets' lengths."""
+        parts = list(targets.values())
+        scores = torch.stack([pool.dot(target, self._dtype) for target in parts], 1)
+        return pool.gram(self._dtype), scores, [length_of(target) for target in parts]
 
     def _weights_of(self, fitted: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         if self.weights == "uniform":
