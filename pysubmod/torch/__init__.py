@@ -8,6 +8,7 @@ from .optimizer_view import OptimizerView, optimizer_view
 from .per_sample import PerSampleGradients, gradient_matching, per_sample_gradients
 from .projection import FactorProjection, Projection
 from .selectors import BatchSelector, SelectedBatch
+from .trainers import SelectionConfig, with_selection
 
 __all__ = [
     "BatchSelector",
@@ -21,9 +22,11 @@ __all__ = [
     "Projection",
     "RandomSelector",
     "SelectedBatch",
+    "SelectionConfig",
     "TopK",
     "causal_lm_loss",
     "gradient_matching",
     "optimizer_view",
     "per_sample_gradients",
+    "with_selection",
 ]

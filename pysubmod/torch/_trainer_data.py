@@ -1,0 +1,103 @@
+"""What goes in and out of a trainer whose batches are selected: labels, anchors, padding and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from .._random import random_bits
+from .._validation import as_groups, type_name
+from ._targets import anchor_rows
+
+__all__ = ["Anchors", "GroupCollator", "metrics_of", "tokens_per_row", "trimmed"]
+
+
+class Anchors:
+    """Validation rows, drawn and collated anew for each target."""
+
+    def __init__(self, dataset: Any, collator: Callable[[list[Any]], Any], trainer: Any, seed: int) -> None:
+        config = trainer._selection
+        if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and len(dataset)):
+            raise TypeError(
+                "validation: expected a dataset with rows like train_dataset's and a length, or a function of the step "
+                f"that gives a batch; got {type_name(dataset)}"
+            )
+        self._dataset, self._collator, self._trainer, self._count = dataset, collator, trainer, config.anchors
+        self._seed = seed
+        self._grouped = config.target != "mean"
+        column: list[Any] = [0] * len(dataset)
+        if self._grouped:
+            names = getattr(dataset, "column_names", None)
+            named = isinstance(names, list) and config.group_column in names
+            column = list(dataset[config.group_column]) if named else [row[config.group_column] for row in dataset]
+        self._labels = as_groups(column, len(column), "validation")
+
+    def __call__(self, step: int) -> Any:
+        seed = int(random_bits(self._seed, step)) & (2**63 - 1)
+        rows = anchor_rows(self._labels, self._count, self._grouped, seed)
+        return self._trainer._prepare_inputs(self._collator([self._dataset[i] for i in rows]))
+
+
+class GroupCollator:
+    """A collator that carries the rows' labels past the one inside."""
+
+    def __init__(self, inside: Callable[[list[Any]], Any], column: str) -> None:
+        self._inside, self._column = inside, column
+
+    def __call__(self, rows: list[Any]) -> Any:
+        labels = []
+        for row in rows:
+            if not isinstance(row, Mapping) or self._column not in row:
+                has = f"it has {', '.join(map(repr, row))}" if isinstance(row, Mapping) else f"it is {type_name(row)}"
+                raise ValueError(f"group_column: a row has no column {self._column!r}; {has}")
+            labels.append(row[self._column])
+        batch = self._inside([{key: row[key] for key in row if key != self._column} for row in rows])
+        batch[self._column] = labels
+        return batch
+
+
+def tokens_per_row(batch: Mapping[str, Any], shifted: bool) -> float:
+    """The mean number of tokens that count, by which the trainer's loss is divided; 1 where rows have one label."""
+    labels = batch.get("labels")
+    if not isinstance(labels, Tensor) or labels.ndim < 2:
+        return 1.0
+    counted = labels[:, 1:] if shifted else labels
+    return max(float(counted.ne(-100).sum()) / len(labels), 1.0)
+
+
+def trimmed(batch: dict[str, Any], multiple: int) -> dict[str, Any]:
+    """Without the columns of padding that no row needs any more, on either side."""
+    mask = batch.get("attention_mask")
+    if not isinstance(mask, Tensor) or mask.ndim != 2:
+        return batch
+    used = mask.any(0).nonzero().flatten()
+    if not len(used):
+        return batch
+    first, last = int(used[0]), int(used[-1]) + 1
+    wanted = min(mask.shape[1], -(-(last - first) // multiple) * multiple)
+    last = min(first + wanted, mask.shape[1])
+    first = last - wanted
+    return {
+        key: value[:, first:last] if isinstance(value, Tensor) and value.shape[:2] == mask.shape else value
+        for key, value in batch.items()
+    }
+
+
+def metrics_of(records: list[dict[str, Any]], labels: Iterable[Any]) -> dict[str, float]:
+    """Means over selections, under the names that are logged."""
+    names = {
+        "relative_residual": "relative_residual", "cosine": "cosine", "conflicts": "conflicts",
+        "certified_share": "share", "seconds_select": "seconds", "seconds_capture": "capture_seconds",
+        "staleness": "staleness",
+    }  # fmt: skip
+    metrics = {}
+    for key, name in names.items():
+        values = [record[key] for record in records if record.get(key) is not None]
+        if values:
+            metrics[f"selection/{name}"] = float(np.mean(values))
+    for label in sorted(labels, key=str):
+        metrics[f"selection/picks/{label}"] = float(np.mean([record["counts"].get(label, 0) for record in records]))
+    return metrics
