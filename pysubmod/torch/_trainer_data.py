@@ -91,7 +91,7 @@ def metrics_of(records: list[dict[str, Any]], labels: Iterable[Any]) -> dict[str
     names = {
         "relative_residual": "relative_residual", "cosine": "cosine", "conflicts": "conflicts",
         "certified_share": "share", "seconds_select": "seconds", "seconds_capture": "capture_seconds",
-        "staleness": "staleness",
+        "seconds_certify": "certify_seconds", "staleness": "staleness",
     }  # fmt: skip
     metrics = {}
     for key, name in names.items():

@@ -36,9 +36,10 @@ def causal_lm_loss(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, 
         raise ValueError("batch: has no labels (n, T); use -100 for tokens that do not count")
     labels = batch["labels"][:, 1:]
     output = model(**{key: value for key, value in batch.items() if key != "labels"})
-    logits = getattr(output, "logits", output)[:, :-1].float()
-    losses = nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=-100)
-    return losses, labels != -100
+    logits, mask = getattr(output, "logits", output)[:, :-1], labels != -100
+    # Of the tokens that count alone: a vocabulary is wide, and half of a batch may be prompts and padding.
+    counted = nn.functional.cross_entropy(logits[mask].float(), labels[mask], reduction="none")
+    return counted.new_zeros(labels.shape).masked_scatter(mask, counted), mask
 
 
 def reduced(returned: Any, reduction: str) -> Tensor:

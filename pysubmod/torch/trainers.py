@@ -126,7 +126,8 @@ def with_selection(trainer_class: type) -> type:
     the loss is normalised by the tokens of the *selected* rows. Every rank selects from its own pools, with draws of
     its own. ``trainer.log_history`` and reports get, as means over the selections since the last log and of this rank,
     ``selection/relative_residual``, ``cosine``, ``conflicts``, ``share`` (of the best objective under the budgets, at
-    least, proved), ``seconds`` (the solver), ``capture_seconds``, ``staleness`` and ``picks/<label>``.
+    least, proved), ``seconds`` (the solver's), ``capture_seconds``, ``certify_seconds``, ``staleness``, and
+    ``picks/<label>``.
 
     A checkpoint holds the selector's state (``selection_<rank>.pt``), so that a resumed run makes the same picks.
     Evaluation is not touched. Packed rows, DataParallel, context parallelism, reentrant checkpointing, FSDP1 and ZeRO-3
