@@ -333,6 +333,7 @@ def test_arguments_of_the_configuration(changes, message):
         (config(validation=[]), {}, "validation: expected a dataset with rows like train_dataset's"),
         (config(options={"epsilon": 1}), {}, "epsilon"),
         (config(group_column="topic"), {"table": True}, "train_dataset has no column 'topic'"),
+        (config(), {"train_sampling_strategy": "batch_rebalance"}, "args: train_sampling_strategy='batch_rebalance'"),
         (config(), {"label_smoothing_factor": 0.1}, "loss: this trainer's loss is not next-token"),
     ],
 )  # fmt: skip
@@ -343,8 +344,21 @@ def test_errors_of_a_trainer(tmp_path, selection, changes, message):
         make(tmp_path, selection, **changes)
 
 
+def test_a_subclass_with_a_loss_of_its_own_is_not_overruled(tmp_path):
+    class Scaled(Trainer):
+        def compute_loss(self, *args, **kwargs):
+            return 7 * super().compute_loss(*args, **kwargs)
+
+    given = {"model": tiny_model(), "args": arguments(tmp_path), "train_dataset": Rows(20), "data_collator": Collate()}
+    with pytest.raises(ValueError, match="loss: this trainer's loss is not next-token cross-entropy"):
+        with_selection(Scaled)(**given, selection=config())
+    with_selection(Scaled)(**given, selection=config(loss=causal_lm_loss))
+
+
 def test_errors_of_a_step(tmp_path):
-    with pytest.raises(ValueError, match="group_column: a row has no column 'topic'; it has 'input_ids', 'labels'"):
+    with pytest.raises(
+        ValueError, match="group_column: a row of train_dataset has no column 'topic'; it has 'input_ids', 'labels'"
+    ):
         make(tmp_path, config("omp", group_column="topic", validation=None)).train()
     kwargs = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
     with pytest.raises(ValueError, match="reentrant"):
@@ -352,6 +366,10 @@ def test_errors_of_a_step(tmp_path):
     with pytest.raises(ValueError, match=r"validation: has no row of group 'maths', which is in the pool"):
         rows = Picked([row for row in Rows(30, seed=1).rows if row["domain"] != "maths"])
         make(tmp_path, config(validation=rows, target="per-group")).train()
+    bare = Picked([{key: row[key] for key in ("input_ids", "labels")} for row in rows.rows])
+    with pytest.raises(ValueError, match="group_column: a row of validation has no column 'domain'"):
+        make(tmp_path, config(validation=bare, target="balanced"))
+    make(tmp_path, config(validation=bare), max_steps=1).train()  # the plain mean asks for no labels
     with pytest.raises(TypeError, match="selection: expected a SelectionConfig, got dict"):
         with_selection(Trainer)(model=tiny_model(), args=arguments(tmp_path), selection={})
     with pytest.raises(TypeError, match=r"trainer_class: expected transformers.Trainer or a subclass"):

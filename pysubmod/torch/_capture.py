@@ -20,7 +20,7 @@ from ._blocks import Block, Outer
 from ._layers import CURE, Layer, normalized_input
 from ._products import join_calls
 
-__all__ = ["capture", "undisturbed"]
+__all__ = ["batch_parts", "capture", "check_passes", "undisturbed"]
 
 
 @dataclass(eq=False)
@@ -289,3 +289,17 @@ def _cut(batch: Any, rows: slice, n: int) -> Any:
     if isinstance(batch, list) and len(batch) == n:
         return batch[rows]  # labels, say
     return batch
+
+
+def check_passes(model: nn.Module, passes: int) -> None:
+    """Under FSDP2 a pass gathers parameters from all ranks: with fewer passes a rank would keep the others waiting."""
+    shard: Any = next((p for p in model.parameters() if hasattr(p, "device_mesh")), None)
+    for group in () if shard is None else shard.device_mesh.get_all_groups():
+        extremes = torch.tensor([passes, -passes], device=shard.device)
+        torch.distributed.all_reduce(extremes, torch.distributed.ReduceOp.MAX, group=group)
+        most, fewest = int(extremes[0]), -int(extremes[1])
+        if most != fewest:
+            raise ValueError(
+                f"micro_batch: under FSDP2 all ranks must make as many passes, but they make {fewest} to {most}; give "
+                "them batches of the same number of samples"
+            )

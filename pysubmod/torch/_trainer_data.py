@@ -30,9 +30,9 @@ class Anchors:
         self._grouped = config.target != "mean"
         column: list[Any] = [0] * len(dataset)
         if self._grouped:
-            names = getattr(dataset, "column_names", None)
-            named = isinstance(names, list) and config.group_column in names
-            column = list(dataset[config.group_column]) if named else [row[config.group_column] for row in dataset]
+            named = config.group_column in (getattr(dataset, "column_names", None) or ())
+            rows = dataset[config.group_column] if named else (dataset[i] for i in range(len(dataset)))
+            column = list(rows) if named else [label_of(row, config.group_column, "validation") for row in rows]
         self._labels = as_groups(column, len(column), "validation")
 
     def __call__(self, step: int) -> Any:
@@ -41,21 +41,24 @@ class Anchors:
         return self._trainer._prepare_inputs(self._collator([self._dataset[i] for i in rows]))
 
 
-class GroupCollator:
-    """A collator that carries the rows' labels past the one inside."""
+def label_of(row: Any, column: str, what: str) -> Any:
+    if isinstance(row, Mapping) and column in row:
+        return row[column]
+    has = f"it has {', '.join(map(repr, row))}" if isinstance(row, Mapping) else f"it is {type_name(row)}"
+    raise ValueError(f"group_column: a row of {what} has no column {column!r}; {has}")
 
-    def __init__(self, inside: Callable[[list[Any]], Any], column: str) -> None:
-        self._inside, self._column = inside, column
+
+class GroupCollator:
+    """A collator that carries the rows' labels past the one inside, or drops them where nobody asks for them."""
+
+    def __init__(self, inside: Callable[[list[Any]], Any], column: str, labelled: bool) -> None:
+        self._inside, self._column, self._labelled = inside, column, labelled
 
     def __call__(self, rows: list[Any]) -> Any:
-        labels = []
-        for row in rows:
-            if not isinstance(row, Mapping) or self._column not in row:
-                has = f"it has {', '.join(map(repr, row))}" if isinstance(row, Mapping) else f"it is {type_name(row)}"
-                raise ValueError(f"group_column: a row has no column {self._column!r}; {has}")
-            labels.append(row[self._column])
+        labels = [label_of(row, self._column, "train_dataset") for row in rows] if self._labelled else []
         batch = self._inside([{key: row[key] for key in row if key != self._column} for row in rows])
-        batch[self._column] = labels
+        if self._labelled:
+            batch[self._column] = labels
         return batch
 
 

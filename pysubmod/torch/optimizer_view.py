@@ -198,6 +198,8 @@ def optimizer_view(
 
 
 def _wide(tensor: Tensor) -> Tensor:
+    if hasattr(tensor, "full_tensor"):  # a shard of FSDP2's; every rank asks for the same views in the same order
+        tensor = tensor.full_tensor()
     return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..problem import GradientMatching
 from ._blocks import Block
-from ._capture import batch_parts, capture, undisturbed
+from ._capture import batch_parts, capture, check_passes, undisturbed
 from ._layers import Layers, choose, unwrapped
 from ._products import concatenate, inner
 from .losses import reduced
@@ -240,9 +240,12 @@ def per_sample_gradients(
     chosen = choose(module, layers)
     followed = {name for layer in chosen for name in layer.parameters.values()}
     order = [name for name, _ in module.named_parameters() if name in followed]
+    parts = batch_parts(batch, micro_batch)
+    if micro_batch is not None:
+        check_passes(module, len(parts))
     results = []
     with undisturbed(module, eval_mode):
-        for part in batch_parts(batch, micro_batch):
+        for part in parts:
             losses_of = partial(_losses, compute_loss, module, part, reduction)
             losses, found = capture(module, chosen, losses_of, loss_scale, check)
             results.append(PerSampleGradients({name: found[name] for name in order}, losses))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,7 @@ from .._validation import as_choice, is_integer, shown, type_name
 from ..solvers import available_methods
 from ._batches import count_rows
 from ._layers import Layers
+from ._trainer_checks import BLIND, check_trainer
 from ._trainer_data import Anchors, GroupCollator, metrics_of, tokens_per_row, trimmed
 from .losses import causal_lm_loss, reduced
 from .methods import FilterThenWeight, GradMatch, Greats, PartitionSel
@@ -27,7 +29,6 @@ __all__ = ["SelectionConfig", "with_selection"]
 _Trainer: Any = object  # the class is put in front of a trainer's, whose methods super() finds
 _logger = logging.getLogger(__name__)
 _WEIGHTS = "selection_weights"  # the column that carries them from the selection to the loss
-_BLIND = ("random", "random-per-group")
 _SELECTORS: dict[str, type[BatchSelector]] = {
     "partition-sel": PartitionSel, "filter-then-weight": FilterThenWeight, "greats": Greats, "grad-match": GradMatch,
 }  # fmt: skip
@@ -164,20 +165,17 @@ class _Selecting(_Trainer):  # type: ignore[misc]
         self._selector: BatchSelector | None = None
         self._records: list[dict[str, Any]] = []
         self._labels: set[Any] = set()
-        _check(self, selection)
+        check_trainer(self, selection, _Selecting)
         validation = selection.validation
-        if hasattr(self, "_prepare_dataset") and validation is not None and not callable(validation):
-            formatting = getattr(self, "_formatting_func", None)
-            validation = self._prepare_dataset(
-                validation, self.processing_class, self.args, False, formatting, "selection"
-            )
-        with _with_groups(self):
-            collator = self._get_collator_with_removed_columns(self.data_collator)
-        self._validation = (
-            validation
-            if validation is None or callable(validation)
-            else Anchors(validation, collator, self, _seed(self))
-        )
+        if validation is not None and not callable(validation):
+            if _prepares(self):
+                validation = self._prepare_dataset(
+                    validation, self.processing_class, self.args, False, self._formatting_func, "selection"
+                )
+            with _with_groups(self, labelled=selection.target != "mean"):
+                collator = self._get_collator_with_removed_columns(self.data_collator)
+            validation = Anchors(validation, collator, self, _seed(self))
+        self._validation = validation
         self._selector = self._new_selector()  # its errors now rather than in the loop
         if self._selector.weights != "uniform":
             self.loss_is_scaled_for_ga = True  # compute_loss divides
@@ -259,7 +257,7 @@ class _Selecting(_Trainer):  # type: ignore[misc]
         if config.use_weights is not None and kind is not PartitionSel:
             weights = "fitted" if config.use_weights else "uniform"
             options["weights"] = config.use_weights if isinstance(config.use_weights, str) else weights
-        blind = config.method in _BLIND and config.loss is None
+        blind = config.method in BLIND and config.loss is None
         return kind(None if blind else self._scaled_losses, **options | dict(config.options))
 
     def _learning_rate(self) -> float:
@@ -300,8 +298,8 @@ class _Selecting(_Trainer):  # type: ignore[misc]
 
 
 @contextmanager
-def _with_groups(trainer: Any) -> Iterator[None]:
-    """Let the column of groups through what removes unused columns and through the collator."""
+def _with_groups(trainer: Any, labelled: bool = True) -> Iterator[None]:
+    """Let the column of groups through what removes unused columns, and through or past the collator."""
     column = trainer._selection.group_column
     if column is None:
         yield
@@ -309,41 +307,19 @@ def _with_groups(trainer: Any) -> Iterator[None]:
     trainer._set_signature_columns_if_needed()
     kept = trainer._signature_columns, trainer.data_collator
     trainer._signature_columns = [*kept[0], column]
-    trainer.data_collator = GroupCollator(kept[1], column)
+    trainer.data_collator = GroupCollator(kept[1], column, labelled)
     try:
         yield
     finally:
         trainer._signature_columns, trainer.data_collator = kept
 
 
-def _check(trainer: Any, config: SelectionConfig) -> None:
-    args = trainer.args
-    if getattr(args, "packing", False) or getattr(trainer, "padding_free", False):
-        raise ValueError("args: packed rows are not samples any more; use packing=False, padding_free=False")
-    if args.n_gpu > 1:
-        raise ValueError("args: DataParallel splits batches between GPUs; use torchrun, a process for each GPU")
-    parallel = getattr(trainer.accelerator, "parallelism_config", None)
-    if parallel is not None and (parallel.cp_enabled or parallel.sp_enabled or parallel.tp_enabled):
-        raise ValueError(
-            "args: under context, sequence or tensor parallelism no rank has whole samples; use DDP or FSDP2"
-        )
-    if config.loss is None and config.method not in _BLIND:
-        own = trainer.compute_loss_func is not None or trainer.label_smoother is not None
-        if own or getattr(args, "loss_type", "nll") != "nll" or not trainer._loss_shifts_labels:
-            raise ValueError(
-                "loss: this trainer's loss is not next-token cross-entropy; give SelectionConfig(loss=...), a function "
-                "of model and inputs that returns a loss per sample"
-            )
-    if isinstance(config.budgets, Mapping) and sum(config.budgets.values()) != args.per_device_train_batch_size:
-        raise ValueError(
-            f"budgets: sum to {sum(config.budgets.values())}, but per_device_train_batch_size is "
-            f"{args.per_device_train_batch_size}"
-        )
-    names = getattr(trainer.train_dataset, "column_names", None)
-    if config.group_column is not None and isinstance(names, list) and config.group_column not in names:
-        raise ValueError(
-            f"group_column: train_dataset has no column {config.group_column!r}; it has {', '.join(names)}"
-        )
+def _prepares(trainer: Any) -> bool:
+    """Whether it is an SFTTrainer that tokenises its datasets."""
+    method = getattr(trainer, "_prepare_dataset", None)
+    if method is None or getattr(trainer, "_skip_prepare_dataset", False):
+        return False
+    return "packing" in inspect.signature(method).parameters
 
 
 def _seed(trainer: Any) -> int:
