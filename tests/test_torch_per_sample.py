@@ -521,3 +521,30 @@ def test_ways_to_name_layers(layers):
     g = per_sample_gradients(Broken("own parameter"), token_squares, (torch.randn(5, 4),), layers=layers)
     assert list(g.shapes) == ["f.weight", "f.bias"]
     assert g.columns == {"f.weight": slice(0, 16), "f.bias": slice(16, 20)}
+
+
+def test_the_mean_over_tokens_is_that_of_a_trainer():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 9)).double()
+    ids, mask = torch.randint(9, (6, 5)), torch.rand(6, 5) < 0.6
+
+    def per_token(model, batch):
+        logits = model(batch[0])
+        losses = nn.functional.cross_entropy(logits.transpose(1, 2), batch[0].roll(1, 1), reduction="none")
+        return losses, batch[1]
+
+    losses, _ = per_token(model, (ids, mask))
+    mean = (losses * mask).sum() / mask.sum()
+    expected = torch.autograd.grad(mean, list(model.parameters()))
+    for micro_batch in (None, 2):
+        found = per_sample_gradients(model, per_token, (ids, mask), reduction="token-mean", micro_batch=micro_batch)
+        for part, whole in zip(found.mean(torch.float64).values(), expected, strict=True):
+            torch.testing.assert_close(part, whole)
+        assert found.losses.mean().item() == pytest.approx(mean.item())
+        assert found.divisor == pytest.approx(float(mask.sum()) / 6)
+        assert found.normalized().norms().tolist() == pytest.approx([1.0] * 6)
+    with pytest.raises(ValueError, match="parts: each has a divisor of its own"):
+        halves = [(ids[:3], mask[:3]), (ids[3:], mask[3:])]
+        type(found).concatenate(
+            [per_sample_gradients(model, per_token, half, reduction="token-mean") for half in halves]
+        )

@@ -173,11 +173,10 @@ def test_picks_are_those_of_a_selector_in_one_process(found, rank):
 def test_weights_are_those_of_a_selector_in_one_process(found, rank):
     run = found("trainers")[rank]["weighted"]
     model = model_at(run["states"][0])
-    tokens = 1.0
 
-    def loss(model, batch):  # as the trainer's, a mean over tokens
+    def loss(model, batch):  # of a batch's samples, so that their mean is the mean over tokens
         losses, mask = causal_lm_loss(model, batch)
-        return losses / tokens, mask
+        return losses / (mask.sum() / len(mask)), mask
 
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2, weight_decay=0.0)
     selector = FilterThenWeight(
@@ -188,7 +187,8 @@ def test_weights_are_those_of_a_selector_in_one_process(found, rank):
         tokens = tokens_of(pool) / len(pool["labels"])
         picked = selector.select(model, pool)
         assert ids(picked.batch) == ids(batch)
-        assert (batch["selection_weights"] * tokens).tolist() == pytest.approx(picked.weights.tolist(), rel=1e-4)
+        # In Adam's first step D is about 1 over the mean gradient: rounding counts where that is small.
+        assert (batch["selection_weights"] * tokens).tolist() == pytest.approx(picked.weights.tolist(), rel=1e-3)
 
 
 @pytest.mark.parametrize(("name", "accumulated"), [("partition-sel", 1), ("accumulated", 2)])

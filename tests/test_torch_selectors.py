@@ -211,6 +211,20 @@ def test_the_certified_share_holds(method):
     assert 0 < share <= value(selected.indices.tolist()) / best + 1e-9
 
 
+def test_anchors_and_pool_have_masks_of_their_own():
+    model, pool, _ = make()
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(5, 3)).double()
+    seen = []
+
+    def watched(model, batch):
+        seen.append(model[0](torch.ones_like(batch["x"])))
+        return loss(model, batch)
+
+    BatchSelector(watched, size=6, groups="domain", validation=pool, anchors=None, random_state=0).select(model, pool)
+    assert len(seen) == 2 and not torch.equal(seen[0], seen[1])
+
+
 def test_masks_of_dropout_are_the_selectors_own():
     _, pool, validation = make()
     torch.manual_seed(0)
@@ -316,6 +330,7 @@ def test_batches_without_rows(batch, message):
         (BatchSelector, {"size": 3, "epsilon": 1}, "epsilon"),
         (BatchSelector, {"size": 3, "initial": [1]}, "initial: is not an option of a selector"),
         (BatchSelector, {"size": 3, "weights": "sum"}, "weights: expected one of 'fitted'"),
+        (RandomSelector, {"size": 3, "weights": "fitted", "compute_loss": None}, "weights: 'fitted' ones are fitted"),
         (BatchSelector, {"size": 3, "validation": 3}, "validation: expected a batch"),
         (PartitionSel, {"size": 3, "eta": 1, "validation": None}, "validation: PartitionSel matches validation"),
         (PartitionSel, {"size": 3, "eta": 1, "validation": [], "unit_norm": False}, "unit_norm: is what PartitionSel"),
@@ -324,8 +339,9 @@ def test_batches_without_rows(batch, message):
     ],
 )
 def test_arguments(kind, options, message):
+    options = {"compute_loss": loss, **options}
     with pytest.raises((TypeError, ValueError), match=message):
-        kind(loss, **options)
+        kind(**options)
 
 
 def test_errors_of_a_step():

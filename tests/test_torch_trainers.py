@@ -256,7 +256,7 @@ def test_a_loss_of_ones_own(tmp_path):
         "model": tiny_model(0.0), "args": arguments(tmp_path, max_steps=1), "train_dataset": Rows(64),
         "data_collator": Collate(), "compute_loss_func": of_batch,
     }  # fmt: skip
-    with pytest.raises(ValueError, match=r"loss: this trainer's loss is not next-token cross-entropy"):
+    with pytest.raises(ValueError, match=r"loss: this trainer's loss is not known to be next-token cross-entropy"):
         with_selection(Trainer)(**given, selection=config())
     selecting = with_selection(Trainer)(**given, selection=config("top-k", loss=per_row))
     seen = watch(selecting)
@@ -277,6 +277,126 @@ def drawn(n, step, count=4):
     seed = int(random_bits(int(random_bits(42, 0)) >> 1, step)) & (2**63 - 1)
     rows = anchor_rows(np.zeros(n, np.int64), count, False, seed)
     return [Rows(n, seed=1).rows[i] for i in rows]
+
+
+def per_row(model, inputs):
+    """A loss per sample that is a mean already."""
+    losses, mask = causal_lm_loss(model, inputs)
+    return losses.sum(1) / mask.sum(1).clamp(min=1)
+
+
+@pytest.mark.parametrize("how", ["own", "mean", "token-mean"])
+def test_weights_are_of_the_losses_that_are_trained_on(tmp_path, how):
+    # Everything may be picked, and the target lies in the span: the loss is the target's, whatever a sample's is.
+    rows = Rows(16)
+    loss, options = (per_row, {}) if how == "own" else (None, {"reduction": how})
+    selecting = make(
+        tmp_path, config("omp", validation=rows, anchors=None, pool_factor=1, layers=None, loss=loss, options=options),
+        model=tiny_model(0.0), rows=rows, per_device_train_batch_size=16, max_steps=1,
+    )  # fmt: skip
+    selecting.train()
+    batch = Collate()([{key: row[key] for key in ("input_ids", "labels")} for row in rows.rows])
+    losses, mask = causal_lm_loss(tiny_model(0.0), batch)
+    expected = losses.sum() / mask.sum() if how == "token-mean" else (losses.sum(1) / mask.sum(1)).mean()
+    assert losses_of(selecting)[0] == pytest.approx(float(expected.detach()), rel=1e-3)
+
+
+def test_a_validation_that_ends_is_an_error(tmp_path):
+    batch = Collate()([{key: row[key] for key in ("input_ids", "labels")} for row in Rows(8).rows])
+    batches = iter([batch, batch])
+    selecting = make(tmp_path, config(validation=lambda step: next(batches)))
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        selecting.train()
+
+
+def test_a_dataloader_asked_for_in_between_changes_nothing(tmp_path):
+    class Asking(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            selecting.get_train_dataloader()
+
+    selecting = make(tmp_path, config())
+    seen = watch(selecting)
+    selecting.train()
+    selecting = make(tmp_path, config())
+    again = watch(selecting)
+    selecting.add_callback(Asking())
+    selecting.train()
+    assert all(torch.equal(a["input_ids"], b["input_ids"]) for (_, a), (_, b) in zip(seen, again, strict=True))
+    assert selecting._selector.state_dict()["step"] == 6
+
+
+def test_greats_while_the_rate_is_zero(tmp_path):
+    selecting = make(tmp_path, config("greats", options={"unit_norm": True}), max_steps=2, warmup_steps=2)
+    selected = []
+    original = BatchSelector.select
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BatchSelector, "select", lambda *a: selected.append(original(*a)) or selected[-1])
+        selecting.train()
+    assert [batch.diagnostics["equals_top_k"] for batch in selected] == [True, True]
+
+
+def test_one_bad_sample_is_named(tmp_path):
+    rows = Rows(16)
+
+    def broken(model, inputs):
+        losses, mask = causal_lm_loss(model, inputs)
+        return losses.masked_fill((inputs["input_ids"][:, :1] == rows.rows[5]["input_ids"][0]), float("nan")), mask
+
+    selecting = make(tmp_path, config(loss=broken, validation=Rows(30, seed=1)), rows=rows)
+    with pytest.raises(ValueError, match=r"the loss of row \d+ of the (pool|anchors) is NaN or infinite"):
+        selecting.train()
+
+
+def test_rows_that_are_packed(tmp_path):
+    collator = transformers.DataCollatorWithFlattening()
+    plain = Picked([{key: row[key] for key in ("input_ids", "labels")} for row in Rows(40).rows])
+    for method in ("random", "omp"):
+        chosen = SelectionConfig(method, layers="*proj")
+        with pytest.raises(ValueError, match="position_ids says that rows are packed"):
+            make(tmp_path, chosen, rows=plain, collate=collator).train()
+
+
+@pytest.mark.parametrize("kind", ["int", "class", "stream"])
+def test_labels_of_datasets(tmp_path, kind):
+    datasets = pytest.importorskip("datasets")
+    rows = [dict(row, domain=["code", "law", "maths"].index(row["domain"])) for row in Rows(100).rows]
+    table = datasets.Dataset.from_list(rows)
+    if kind == "class":
+        table = table.cast_column("domain", datasets.ClassLabel(names=["code", "law", "maths"]))
+    if kind == "stream":
+        table = table.to_iterable_dataset().with_format("torch")
+    selecting = make(tmp_path, config(), rows=table, collate=Collate() if kind != "stream" else ToLists())
+    selecting.train()
+    assert {f"selection/picks/{label}" for label in range(3)} <= set(selecting.state.log_history[0])
+
+
+class ToLists(Collate):
+    def __call__(self, rows):
+        return super().__call__([{key: torch.as_tensor(value).tolist() for key, value in row.items()} for row in rows])
+
+
+def test_a_group_column_that_the_model_takes_too(tmp_path):
+    config_of = transformers.BertConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, num_labels=3
+    )
+    rows = Picked([{"input_ids": row["input_ids"][:4], "label": i % 3} for i, row in enumerate(Rows(60).rows)])
+
+    def loss(model, inputs):
+        return torch.nn.functional.cross_entropy(model(inputs["input_ids"]).logits, inputs["labels"], reduction="none")
+
+    selecting = make(
+        tmp_path, SelectionConfig("omp", group_column="label", loss=loss, layers="classifier"), rows=rows,
+        model=transformers.BertForSequenceClassification(config_of), collate=transformers.default_data_collator,
+    )  # fmt: skip
+    selecting.train()
+    assert {f"selection/picks/{label}" for label in range(3)} <= set(selecting.state.log_history[0])
+
+
+def test_labels_of_a_decoder_keep_their_tokens():
+    mask = torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 0, 0]])
+    labels = torch.tensor([[4, 4, 4, 4, -100], [4, -100, -100, -100, -100]])
+    found = trimmed({"attention_mask": mask, "labels": labels}, 1)
+    assert torch.equal(found["labels"], labels[:, :4]) and found["labels"].is_contiguous()
 
 
 # ---- padding ---------------------------------------------------------------------------------------------------------
@@ -328,13 +448,15 @@ def test_arguments_of_the_configuration(changes, message):
 @pytest.mark.parametrize(
     ("selection", "changes", "message"),
     [
-        (config(budgets={"code": 1, "law": 1}), {}, "budgets: sum to 2, but per_device_train_batch_size is 4"),
+        (config(budgets={"code": 1, "law": 1}), {}, "budgets: sum to 2, but batches have 4 rows"),
         (config(refresh_every=0), {}, "refresh: expected an integer of at least 1"),
         (config(validation=[]), {}, "validation: expected a dataset with rows like train_dataset's"),
         (config(options={"epsilon": 1}), {}, "epsilon"),
         (config(group_column="topic"), {"table": True}, "train_dataset has no column 'topic'"),
         (config(), {"train_sampling_strategy": "batch_rebalance"}, "args: train_sampling_strategy='batch_rebalance'"),
-        (config(), {"label_smoothing_factor": 0.1}, "loss: this trainer's loss is not next-token"),
+        (config(options={"weights": "fitted"}), {}, "options: 'weights' is given by SelectionConfig's own arguments"),
+        (config("random", use_weights=True), {}, "weights: 'fitted' ones are fitted to gradients; give compute_loss"),
+        (config(), {"label_smoothing_factor": 0.1}, "loss: this trainer's loss is not known"),
     ],
 )  # fmt: skip
 def test_errors_of_a_trainer(tmp_path, selection, changes, message):
@@ -350,7 +472,7 @@ def test_a_subclass_with_a_loss_of_its_own_is_not_overruled(tmp_path):
             return 7 * super().compute_loss(*args, **kwargs)
 
     given = {"model": tiny_model(), "args": arguments(tmp_path), "train_dataset": Rows(20), "data_collator": Collate()}
-    with pytest.raises(ValueError, match="loss: this trainer's loss is not next-token cross-entropy"):
+    with pytest.raises(ValueError, match="loss: this trainer's loss is not known to be next-token cross-entropy"):
         with_selection(Scaled)(**given, selection=config())
     with_selection(Scaled)(**given, selection=config(loss=causal_lm_loss))
 
@@ -372,5 +494,7 @@ def test_errors_of_a_step(tmp_path):
     make(tmp_path, config(validation=bare), max_steps=1).train()  # the plain mean asks for no labels
     with pytest.raises(TypeError, match="selection: expected a SelectionConfig, got dict"):
         with_selection(Trainer)(model=tiny_model(), args=arguments(tmp_path), selection={})
+    with pytest.raises(TypeError, match="trainer_class: SelectingTrainer selects already"):
+        with_selection(with_selection(Trainer))
     with pytest.raises(TypeError, match=r"trainer_class: expected transformers.Trainer or a subclass"):
         with_selection(dict)

@@ -205,9 +205,9 @@ def test_picks_are_those_of_the_selectors_on_the_same_pool(tmp_path, name):
     pool, picked = seen[0]
     tokens = float(pool["labels"][:, 1:].ne(-100).sum()) / 16
 
-    def loss(model, batch):
+    def loss(model, batch):  # of a batch's samples, so that their mean is the mean over tokens
         losses, mask = causal_lm_loss(model, batch)
-        return losses / tokens, mask
+        return losses / (mask.sum() / len(mask)), mask
 
     common = {
         "ratio": 0.25, "groups": "domain", "layers": "*lora_*", "validation": selecting.data_collator(prepared),
@@ -231,15 +231,17 @@ def test_picks_are_those_of_the_selectors_on_the_same_pool(tmp_path, name):
 @pytest.mark.parametrize(("kind", "changes"), [("prompt", {}), ("chat", {"assistant_only_loss": True})])
 def test_only_the_tokens_of_completions_count(tmp_path, kind, changes):
     selecting, model = twins(tmp_path, config(validation=table(24, 1, kind)), kind=kind, **changes)
-    seen, captured, inside = watch(selecting), [], selecting._scaled_losses
+    seen, divisors = watch(selecting), []
+    original = selecting._selector._gradients
 
-    def scaled(model, inputs):
-        found = inside(model, inputs)
-        captured.append((int(found[1].sum()), len(found[1]), selecting._tokens))
-        return found
+    def gradients(*args):
+        divisors.append(original(*args).divisor)
+        return original(*args)
 
-    selecting._scaled_losses = scaled
-    selecting.train()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(selecting), "_start_anew", lambda self: None)  # goes on with this selector
+        selecting._selector._gradients = gradients
+        selecting.train()
     counts, names = {}, tokenizer()
     for raw in table(kind=kind):
         if kind == "prompt":
@@ -255,7 +257,7 @@ def test_only_the_tokens_of_completions_count(tmp_path, kind, changes):
         rows = zip(part["input_ids"], part["attention_mask"], strict=True)
         assert found == [counts[tuple(ids[mask.bool()].tolist())] for ids, mask in rows]
     total = int(pool["labels"].ne(-100).sum())
-    assert (total, 16, total / 16) in captured  # in the gradients
+    assert divisors[0] == pytest.approx(total / 16)  # in the gradients
     losses, mask = causal_lm_loss(model, batch)  # and in the step
     assert losses_of(selecting)[0] == pytest.approx((losses.sum() / mask.sum()).item(), rel=1e-5)
 

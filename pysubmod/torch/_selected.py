@@ -13,7 +13,7 @@ from torch import Tensor
 from ..problem import GradientMatching
 from ..result import Selection
 
-__all__ = ["SelectedBatch", "matching"]
+__all__ = ["SelectedBatch", "check_finite", "matching"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,8 @@ class SelectedBatch:
         Their labels.
     diagnostics : dict
         ``relative_residual`` of the refitted weights and ``cosine`` of the batch with its `weights`, both against the
-        target; ``conflicts``, pairs of picks with a negative inner product; ``counts``, picks of each label;
+        target; ``conflicts``, pairs of picks with a negative inner product (within groups, if targets are per group);
+        ``counts``, picks of each label;
         ``status`` of the solver; ``staleness`` of the target in steps; ``step``; ``seconds_capture`` (gradients and
         products), ``seconds_select`` (the solver). Without gradients the first three are None. With
         `unit_norm` and for updates these are of the rows that were matched.
@@ -50,6 +51,14 @@ class SelectedBatch:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+
+def check_finite(values: Tensor, what: str, where: str) -> None:
+    """One sample that is NaN or infinite makes all products so: say which one it is."""
+    wrong = (~values.isfinite()).nonzero().flatten()
+    if len(wrong):
+        row = int(wrong[0])
+        raise ValueError(f"compute_loss: the {what} of row {row} of {where} is NaN or infinite; leave such samples out")
 
 
 def matching(

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from .._random import random_bits
 from .._validation import as_groups, type_name
 from ._targets import anchor_rows
 
-__all__ = ["Anchors", "GroupCollator", "metrics_of", "tokens_per_row", "trimmed"]
+__all__ = ["Anchors", "GroupCollator", "metrics_of", "trimmed"]
 
 
 class Anchors:
@@ -38,12 +39,14 @@ class Anchors:
     def __call__(self, step: int) -> Any:
         seed = int(random_bits(self._seed, step)) & (2**63 - 1)
         rows = anchor_rows(self._labels, self._count, self._grouped, seed)
-        return self._trainer._prepare_inputs(self._collator([self._dataset[i] for i in rows]))
+        with torch.random.fork_rng([]):  # of collators that draw, for masks of words
+            torch.default_generator.manual_seed(seed)
+            return self._trainer._prepare_inputs(self._collator([self._dataset[i] for i in rows]))
 
 
 def label_of(row: Any, column: str, what: str) -> Any:
     if isinstance(row, Mapping) and column in row:
-        return row[column]
+        return row[column].item() if hasattr(row[column], "item") else row[column]
     has = f"it has {', '.join(map(repr, row))}" if isinstance(row, Mapping) else f"it is {type_name(row)}"
     raise ValueError(f"group_column: a row of {what} has no column {column!r}; {has}")
 
@@ -51,24 +54,16 @@ def label_of(row: Any, column: str, what: str) -> Any:
 class GroupCollator:
     """A collator that carries the rows' labels past the one inside, or drops them where nobody asks for them."""
 
-    def __init__(self, inside: Callable[[list[Any]], Any], column: str, labelled: bool) -> None:
+    def __init__(self, inside: Callable[[list[Any]], Any], column: str, labelled: bool, shared: bool) -> None:
         self._inside, self._column, self._labelled = inside, column, labelled
+        self._shared = shared  # the model takes this column as well
 
     def __call__(self, rows: list[Any]) -> Any:
         labels = [label_of(row, self._column, "train_dataset") for row in rows] if self._labelled else []
-        batch = self._inside([{key: row[key] for key in row if key != self._column} for row in rows])
+        batch = self._inside([{key: row[key] for key in row if key != self._column or self._shared} for row in rows])
         if self._labelled:
             batch[self._column] = labels
         return batch
-
-
-def tokens_per_row(batch: Mapping[str, Any], shifted: bool) -> float:
-    """The mean number of tokens that count, by which the trainer's loss is divided; 1 where rows have one label."""
-    labels = batch.get("labels")
-    if not isinstance(labels, Tensor) or labels.ndim < 2:
-        return 1.0
-    counted = labels[:, 1:] if shifted else labels
-    return max(float(counted.ne(-100).sum()) / len(labels), 1.0)
 
 
 def trimmed(batch: dict[str, Any], multiple: int) -> dict[str, Any]:
@@ -76,7 +71,10 @@ def trimmed(batch: dict[str, Any], multiple: int) -> dict[str, Any]:
     mask = batch.get("attention_mask")
     if not isinstance(mask, Tensor) or mask.ndim != 2:
         return batch
-    used = mask.any(0).nonzero().flatten()
+    needed, labels = mask.bool(), batch.get("labels")
+    if isinstance(labels, Tensor) and labels.shape == mask.shape:  # of a decoder they have a padding of their own
+        needed = needed | labels.ne(-100)
+    used = needed.any(0).nonzero().flatten()
     if not len(used):
         return batch
     first, last = int(used[0]), int(used[-1]) + 1
@@ -84,12 +82,12 @@ def trimmed(batch: dict[str, Any], multiple: int) -> dict[str, Any]:
     last = min(first + wanted, mask.shape[1])
     first = last - wanted
     return {
-        key: value[:, first:last] if isinstance(value, Tensor) and value.shape[:2] == mask.shape else value
+        key: value[:, first:last].contiguous() if isinstance(value, Tensor) and value.shape[:2] == mask.shape else value
         for key, value in batch.items()
     }
 
 
-def metrics_of(records: list[dict[str, Any]], labels: Iterable[Any]) -> dict[str, float]:
+def metrics_of(records: Sequence[dict[str, Any]], labels: Iterable[Any]) -> dict[str, float]:
     """Means over selections, under the names that are logged."""
     names = {
         "relative_residual": "relative_residual", "cosine": "cosine", "conflicts": "conflicts",

@@ -32,6 +32,7 @@ def update_products(
     K = torch.zeros(n, n, dtype=torch.float64, device=device)
     scores = torch.zeros(n, m, dtype=torch.float64, device=device)
     squares = torch.zeros(m, dtype=torch.float64, device=device)
+    rows_scale = torch.ones(n, dtype=dtype, device=device) if pool._scale is None else pool._scale.to(dtype)
     for name, block in pool._blocks.items():
         ratio = view.lr[name] / largest if largest > 0 else 1.0
         scale = (view.scale[name].to(dtype) * ratio).reshape(block.shape[0], -1)
@@ -40,7 +41,7 @@ def update_products(
         if momentum == "corrected":
             targets = targets - (view.offset[name].to(dtype) * ratio / m).reshape(block.shape[0], -1)
         for rows in block.chunks(n):  # the gradients are formed: an elementwise D leaves no factors
-            part = block.part(rows, dtype) * scale[rows].flatten()
+            part = block.part(rows, dtype) * scale[rows].flatten() * rows_scale.to(block.device)[:, None]
             K += (part @ part.T).to(device)
             scores += (part @ targets[:, rows].flatten(1).T).to(device)
         squares += targets.to(torch.float64).square().sum((1, 2)).to(device)

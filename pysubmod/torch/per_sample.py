@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._validation import as_choice
 from ..problem import GradientMatching
 from ._blocks import Block
 from ._capture import batch_parts, capture, check_passes, undisturbed
@@ -33,10 +34,14 @@ class PerSampleGradients:
         The loss of each sample.
     shapes : dict of str to tuple of int
         The shape of each parameter, in the order of ``model.named_parameters()``; the tied ones once.
+    divisor : float
+        What losses and gradients were divided by: the mean number of tokens with ``reduction="token-mean"``, else 1.
     """
 
-    def __init__(self, blocks: Mapping[str, Block], losses: Tensor, scale: Tensor | None = None) -> None:
-        self._blocks = dict(blocks)
+    def __init__(
+        self, blocks: Mapping[str, Block], losses: Tensor, scale: Tensor | None = None, divisor: float = 1.0
+    ) -> None:
+        self._blocks, self.divisor = dict(blocks), divisor
         self._scale = scale  # (n,) float64: what rows are multiplied with
         self.losses = losses
         self.shapes = {name: block.shape for name, block in self._blocks.items()}
@@ -124,7 +129,14 @@ class PerSampleGradients:
         """The same with rows of length 1 over all parameters together; a row of zeros stays one."""
         norms = self.norms()
         scale = torch.where(norms > 0, 1 / norms, torch.zeros_like(norms))
-        return PerSampleGradients(self._blocks, self.losses, scale if self._scale is None else scale * self._scale)
+        scale = scale if self._scale is None else scale * self._scale
+        return PerSampleGradients(self._blocks, self.losses, scale, self.divisor)
+
+    def divided(self, divisor: float) -> PerSampleGradients:
+        """Losses and gradients over a positive number, which `divisor` keeps."""
+        scale = torch.full_like(self.losses, 1 / divisor, dtype=torch.float64)
+        scale = scale if self._scale is None else scale * self._scale
+        return PerSampleGradients(self._blocks, self.losses / divisor, scale, self.divisor * divisor)
 
     @classmethod
     def concatenate(cls, parts: Sequence[PerSampleGradients]) -> PerSampleGradients:
@@ -132,11 +144,15 @@ class PerSampleGradients:
         first = parts[0]
         for part in parts[1:]:
             first._check_same(part.shapes)
+            if part.divisor != first.divisor:
+                raise ValueError(
+                    "parts: each has a divisor of its own with reduction='token-mean'; use 'sum' or 'mean'"
+                )
         blocks = {name: concatenate([part._blocks[name] for part in parts]) for name in first._blocks}
         scale = None
         if any(part._scale is not None for part in parts):
             scale = torch.cat([part._scaled(torch.ones_like(part.losses, dtype=torch.float64)) for part in parts])
-        return cls(blocks, torch.cat([part.losses for part in parts]), scale)
+        return cls(blocks, torch.cat([part.losses for part in parts]), scale, first.divisor)
 
     def _scaled(self, values: Tensor) -> Tensor:
         return values if self._scale is None else values * self._scale.to(values.device)
@@ -194,8 +210,10 @@ def per_sample_gradients(
         LayerNorm, RMSNorm. None: all parameters that are trainable.
     micro_batch : int, optional
         Samples in one pass; bounds the memory of the passes, not of the result.
-    reduction : {"sum", "mean"}
-        Of the losses of a sample's tokens. "mean" needs a mask; a sample without tokens has loss 0.
+    reduction : {"sum", "mean", "token-mean"}
+        Of the losses of a sample's tokens. "mean" needs a mask; a sample without tokens has loss 0. "token-mean": the
+        sum over the batch's mean number of tokens in a sample, so that the mean over samples is the mean over all
+        tokens, which trainers minimise; it needs a mask, too, and leaves losses (n,) as they are.
     eval_mode : bool
         Run the passes in eval mode (no dropout, running statistics), and put the modes back.
     loss_scale : float
@@ -232,8 +250,7 @@ def per_sample_gradients(
     >>> per_sample_gradients(model, loss, (x, y)).gram().shape
     torch.Size([2, 2])
     """
-    if reduction not in ("sum", "mean"):
-        raise ValueError(f"reduction: expected 'sum' or 'mean', got {reduction!r}")
+    as_choice("reduction", reduction, ("sum", "mean", "token-mean"))
     if not (isinstance(loss_scale, (int, float)) and math.isfinite(loss_scale) and loss_scale > 0):
         raise ValueError(f"loss_scale: expected a positive number, got {loss_scale!r}")
     module = unwrapped(model)
@@ -243,17 +260,22 @@ def per_sample_gradients(
     parts = batch_parts(batch, micro_batch)
     if micro_batch is not None:
         check_passes(module, len(parts))
-    results = []
+    results, tokens = [], []
+
+    def losses_of(part: Any) -> Tensor:
+        losses, counted = reduced(compute_loss(module, part), reduction)
+        if counted is not None:
+            tokens.append(counted)
+        return losses
+
     with undisturbed(module, eval_mode):
         for part in parts:
-            losses_of = partial(_losses, compute_loss, module, part, reduction)
-            losses, found = capture(module, chosen, losses_of, loss_scale, check)
+            losses, found = capture(module, chosen, partial(losses_of, part), loss_scale, check)
             results.append(PerSampleGradients({name: found[name] for name in order}, losses))
-    return PerSampleGradients.concatenate(results)
-
-
-def _losses(compute_loss: Callable[[Any, Any], Any], model: nn.Module, batch: Any, reduction: str) -> Tensor:
-    return reduced(compute_loss(model, batch), reduction)
+    result = PerSampleGradients.concatenate(results)
+    if reduction == "token-mean" and tokens:
+        result = result.divided(max(float(sum(tokens)) / result.n, 1.0))
+    return result
 
 
 def gradient_matching(

@@ -19,7 +19,7 @@ from ..problem import GradientMatching
 from ..solvers import ON_DEVICE, available_methods, solve
 from ._batches import Groups, budgets_of, labels_of, take_rows, without_column
 from ._layers import Layers
-from ._selected import SelectedBatch, matching
+from ._selected import SelectedBatch, check_finite, matching
 from ._targets import Targets, ValidationSource, anchor_rows, length_of, targets_of
 from .per_sample import PerSampleGradients, per_sample_gradients
 
@@ -27,7 +27,8 @@ __all__ = ["BatchSelector", "SelectedBatch"]
 
 _FILLING = ("omp", "omp-normalized", "greedy", "residual-random")  # which fill when told to
 _UNIFORM = ("partition-sel", "greats", "divbs", "top-k", "top-k-per-group", "random", "random-per-group")
-_BLIND = ("random", "random-per-group")
+BLIND = ("random", "random-per-group")  # methods that look at no gradients
+_ANCHORS = 1 << 41  # the stream of their masks
 _STATE = ("version", "seed", "step", "target_step", "position", "target")
 
 
@@ -67,8 +68,9 @@ class BatchSelector:
     refresh : int, default 1
         Make a new target every so many steps; a target some steps old can be worse than random picks.
     weights : {"fitted", "normalized", "uniform"}, optional
-        The solver's weights >= 0 for the rows' own gradients; the same scaled to sum 1; or 1/k. Default: uniform for
-        partition-sel, greats, divbs, top-k and random, else fitted.
+        The solver's weights >= 0 for the rows' own gradients; the same scaled to sum 1 (zeros stay zeros); or 1/k.
+        Default: uniform for partition-sel, greats, divbs, top-k and random, else fitted. With
+        ``reduction="token-mean"`` all of them are divided by the pool's mean number of tokens: they multiply sums.
     layers, reduction, micro_batch, eval_mode, loss_scale
         Those of `per_sample_gradients`; loss_scale may be a function without arguments.
     unit_norm : bool
@@ -120,7 +122,7 @@ class BatchSelector:
         **options: Any,
     ) -> None:
         self.method = as_choice("method", method, available_methods())
-        if compute_loss is None and method not in _BLIND:
+        if compute_loss is None and method not in BLIND:
             raise TypeError(f"compute_loss: {method!r} looks at gradients; only random methods do without")
         if compute_loss is not None and not callable(compute_loss):
             raise TypeError(f"compute_loss: expected a function of model and batch, got {type_name(compute_loss)}")
@@ -151,6 +153,8 @@ class BatchSelector:
         self.weights = as_choice(
             "weights", default if weights is None else weights, ("fitted", "normalized", "uniform")
         )
+        if compute_loss is None and self.weights != "uniform":
+            raise ValueError(f"weights: {self.weights!r} ones are fitted to gradients; give compute_loss")
         self._capture: dict[str, Any] = {
             "layers": layers, "reduction": reduction, "micro_batch": micro_batch, "eval_mode": eval_mode,
         }  # fmt: skip
@@ -195,6 +199,7 @@ class BatchSelector:
             pool = self._gradients(model, batch, seed)
             if pool.n != n:
                 raise ValueError(f"compute_loss: returned {pool.n} losses for a pool of {n} rows")
+            check_finite(pool.losses, "loss", "the pool")
             device = pool.losses.device
             problem = self._problem(model, pool, self._current_target(model, pool, labels, seed), labels)
         if self.method not in ON_DEVICE:
@@ -210,7 +215,8 @@ class BatchSelector:
         order = np.argsort(selection.indices)
         rows = selection.indices[order]
         scale = np.ones(n) if pool is None or pool._scale is None else pool._scale.cpu().numpy()
-        weights = self._weights_of(selection.weights[order] * scale[rows])
+        divisor = 1.0 if pool is None else pool.divisor
+        weights = self._weights_of(selection.weights[order] * scale[rows] * divisor) / divisor
         report = {} if pool is None else matching(problem, rows, weights, scale, selection)
         diagnostics = {"relative_residual": None, "cosine": None, "conflicts": None} | report
         names, counts = np.unique(labels, return_inverse=True)
@@ -283,7 +289,9 @@ class BatchSelector:
             grouped = self._kind != "mean"
             labels = labels_of(batch, self._groups if grouped else None, "groups (of validation)")
             rows = anchor_rows(labels, self._anchors, grouped, seed)
-            gradients = self._gradients(model, take_rows(without_column(batch, self._groups), rows), seed)
+            other = int(random_bits(seed, _ANCHORS)) & (2**63 - 1)  # or rows of the pool would share the anchors' masks
+            gradients = self._gradients(model, take_rows(without_column(batch, self._groups), rows), other)
+            check_finite(gradients.losses, "loss", "the anchors")
             self._target = targets_of(gradients, labels[rows], self._kind, self._dtype)
             self._target_step = self._step
         return self._target
@@ -292,6 +300,8 @@ class BatchSelector:
         self, model: nn.Module, pool: PerSampleGradients, targets: Targets, labels: npt.NDArray[Any]
     ) -> GradientMatching:
         K, scores, norms = self._products(model, pool, targets)
+        check_finite(K.diagonal(), "gradient", "the pool")
+        check_finite(torch.tensor(norms), "gradient", "the target")
         if self._kind == "per-group":
             if absent := set(labels.tolist()) - set(targets):
                 raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,11 +19,11 @@ from .._validation import as_choice, is_integer, shown, type_name
 from ..solvers import available_methods
 from ._batches import count_rows
 from ._layers import Layers
-from ._trainer_checks import BLIND, check_trainer
-from ._trainer_data import Anchors, GroupCollator, metrics_of, tokens_per_row, trimmed
-from .losses import causal_lm_loss, reduced
+from ._trainer_checks import check_budgets, check_trainer
+from ._trainer_data import Anchors, GroupCollator, metrics_of, trimmed
+from .losses import causal_lm_loss, packing_of, reduced
 from .methods import FilterThenWeight, GradMatch, Greats, PartitionSel
-from .selectors import BatchSelector
+from .selectors import BLIND, BatchSelector
 
 __all__ = ["SelectionConfig", "with_selection"]
 
@@ -64,9 +65,9 @@ class SelectionConfig:
         loss. None: what the method means: weights for filter-then-weight and pursuits, none for partition-sel, greats,
         top-k and random. See Notes.
     loss : callable, optional
-        ``loss(model, inputs)`` gives losses per sample as `per_sample_gradients` takes them. None: `causal_lm_loss`;
-        a trainer with a loss of its own needs one. Random methods look at gradients, for the logged metrics, only if it
-        is given.
+        ``loss(model, inputs)`` gives losses per sample as `per_sample_gradients` takes them; (n,) are taken as they
+        are, (n, T) with a mask as sums over tokens. None: `causal_lm_loss`; a trainer with another loss needs one.
+        Random methods look at gradients, for the logged metrics, only if it is given.
     random_state : int, optional
         None takes the trainer's seed.
     options : mapping
@@ -74,9 +75,10 @@ class SelectionConfig:
 
     Notes
     -----
-    Losses of samples are sums over their tokens, divided by the pool's mean number of tokens, so that the pool's mean
-    gradient is that of the trainer's own loss, a mean over tokens. For partition-sel and greats eta is the optimizer's
-    present learning rate unless `options` say otherwise.
+    Losses of samples are sums over their tokens, divided by the mean number of tokens of their batch
+    (``reduction="token-mean"``), so that the pool's mean gradient is that of the trainer's own loss, a mean over
+    tokens, and so is the target. For partition-sel eta is the optimizer's present learning rate unless `options` say
+    otherwise; for greats, whose rate is one on the sum of the picks, it is that over the batch size.
     """
 
     method: str = "partition-sel"
@@ -147,6 +149,8 @@ def with_selection(trainer_class: type) -> type:
             f"trainer_class: expected transformers.Trainer or a subclass, got {shown(trainer_class)}; for loops of "
             "your own there are selectors (BatchSelector)"
         )
+    if issubclass(trainer_class, _Selecting):
+        raise TypeError(f"trainer_class: {trainer_class.__name__} selects already")
     if not hasattr(trainer_class, "loss_is_scaled_for_ga"):
         raise ImportError("transformers: this version's Trainer is too old; with_selection needs 5.23")
     return type(f"Selecting{trainer_class.__name__}", (_Selecting, trainer_class), {"__doc__": trainer_class.__doc__})
@@ -156,15 +160,16 @@ class _Selecting(_Trainer):  # type: ignore[misc]
     """What `with_selection` puts in front of a trainer's own methods."""
 
     _train_batch_size: int
+    _selector: BatchSelector | None
+    _records: deque[dict[str, Any]]
+    _labels: set[Any]
 
     def __init__(self, *args: Any, selection: SelectionConfig, **kwargs: Any) -> None:
         if not isinstance(selection, SelectionConfig):
             raise TypeError(f"selection: expected a SelectionConfig, got {type_name(selection)}")
         super().__init__(*args, **kwargs)
         self._selection = selection
-        self._selector: BatchSelector | None = None
-        self._records: list[dict[str, Any]] = []
-        self._labels: set[Any] = set()
+        self._start_anew()
         check_trainer(self, selection, _Selecting)
         validation = selection.validation
         if validation is not None and not callable(validation):
@@ -180,13 +185,20 @@ class _Selecting(_Trainer):  # type: ignore[misc]
         if self._selector.weights != "uniform":
             self.loss_is_scaled_for_ga = True  # compute_loss divides
 
+    def _start_anew(self) -> None:
+        self._selector, self._records, self._labels = None, deque(maxlen=4096), set()
+
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:  # train's, and each try of auto_find_batch_size
+        self._start_anew()
+        return super()._inner_training_loop(*args, **kwargs)
+
     # ---- data --------------------------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> Any:
         """Pools, with their rows' groups."""
-        self._selector = None  # a new run
         size = self._train_batch_size
         self._train_batch_size = size * self._selection.pool_factor
+        check_budgets(self._selection, size)
         try:
             with _with_groups(self):
                 return super().get_train_dataloader()
@@ -195,14 +207,18 @@ class _Selecting(_Trainer):  # type: ignore[misc]
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Any:
         """Of each pool a batch; the trainer then counts the tokens of these."""
-        return super().get_batch_samples(map(self._select, epoch_iterator), num_batches, device)
+        # Not by map: a StopIteration out of the user's loss or validation would pass for the end of the data.
+        return super().get_batch_samples((self._select(pool) for pool in epoch_iterator), num_batches, device)
 
     def _select(self, pool: Any) -> dict[str, Any]:
         if self._selector is None:
             self._selector = self._new_selector()
         pool = self._prepare_inputs(pool)
         self.model.train()  # as training_step does
-        self._tokens = tokens_per_row(pool, self._loss_shifts_labels)
+        if callable(getattr(self.optimizer, "train", None)):
+            self.optimizer.train()
+        if sign := packing_of(pool):
+            raise ValueError(f"data_collator: {sign} says that rows are packed; a row must be one sample")
         with self.compute_loss_context_manager():
             picked = self._selector.select(self.model, pool)
         self._records.append(picked.diagnostics)
@@ -210,7 +226,7 @@ class _Selecting(_Trainer):  # type: ignore[misc]
         if len(picked) < count_rows(pool):
             batch = trimmed(batch, getattr(self.data_collator, "pad_to_multiple_of", None) or 1)
         if self._selector.weights != "uniform":
-            batch[_WEIGHTS] = picked.weights / self._tokens
+            batch[_WEIGHTS] = picked.weights
         return batch
 
     # ---- the loss ----------------------------------------------------------------------------------------------------
@@ -223,16 +239,12 @@ class _Selecting(_Trainer):  # type: ignore[misc]
             return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
         inputs = dict(inputs)
         weights = inputs.pop(_WEIGHTS)
-        losses = reduced((self._selection.loss or causal_lm_loss)(model, inputs), "sum")
+        if return_outputs:
+            raise ValueError("return_outputs: a weighted loss is computed from losses per sample; it has no outputs")
+        reduction = "mean" if self._selection.options.get("reduction") == "mean" else "sum"
+        losses, _ = reduced((self._selection.loss or causal_lm_loss)(model, inputs), reduction)
         # One target for each batch, of which the step takes the mean; that over ranks is DDP's.
-        loss = (losses * weights).sum() / self.current_gradient_accumulation_steps
-        return (loss, None) if return_outputs else loss
-
-    def _scaled_losses(self, model: nn.Module, inputs: Any) -> Any:
-        found = (self._selection.loss or causal_lm_loss)(model, inputs)
-        if isinstance(found, tuple) and len(found) == 2:
-            return found[0] / self._tokens, found[1]
-        return found / self._tokens
+        return (losses * weights).sum() / self.current_gradient_accumulation_steps
 
     # ---- the selector ------------------------------------------------------------------------------------------------
 
@@ -242,30 +254,30 @@ class _Selecting(_Trainer):  # type: ignore[misc]
             "budgets": config.budgets, "groups": config.group_column, "validation": self._validation,
             "anchors": None if isinstance(self._validation, Anchors) else config.anchors,
             "refresh": config.refresh_every, "target": config.target, "layers": config.layers,
-            "micro_batch": config.micro_batch, "loss_scale": self._loss_scale, "certified": True,
-            "random_state": _seed(self),
+            "micro_batch": config.micro_batch, "random_state": _seed(self),
         }  # fmt: skip
+        defaults: dict[str, Any] = {"certified": True, "reduction": "token-mean"}
         if not isinstance(config.budgets, Mapping):
             options["ratio"] = 1 / config.pool_factor
         kind = _SELECTORS.get(config.method, BatchSelector)
         if kind is BatchSelector:
             options["method"] = config.method
-        if config.method in ("partition-sel", "greats"):
-            options["eta"] = self._learning_rate
+        if config.method == "partition-sel":
+            defaults["eta"] = self._learning_rate
+        if config.method == "greats":  # whose rate is one on the sum of the picks, and 0 means another
+            defaults["eta"] = lambda: max(self._learning_rate() / self._train_batch_size, 1e-30)
         if config.method == "filter-then-weight":
             options["optimizer"] = self.optimizer if self.optimizer is not None else _unborn()
         if config.use_weights is not None and kind is not PartitionSel:
             weights = "fitted" if config.use_weights else "uniform"
             options["weights"] = config.use_weights if isinstance(config.use_weights, str) else weights
-        blind = config.method in BLIND and config.loss is None
-        return kind(None if blind else self._scaled_losses, **options | dict(config.options))
+        if taken := sorted({*options, "ratio", "size", "weights", "compute_loss"} & {*config.options}):
+            raise ValueError(f"options: {taken[0]!r} is given by SelectionConfig's own arguments; use these")
+        loss = config.loss or (None if config.method in BLIND else causal_lm_loss)
+        return kind(loss, **defaults | options | dict(config.options))
 
     def _learning_rate(self) -> float:
         return float(self.optimizer.param_groups[0]["lr"])
-
-    def _loss_scale(self) -> float:
-        scaler = getattr(self.accelerator, "scaler", None)
-        return 1.0 if scaler is None else float(scaler.get_scale())
 
     # ---- checkpoints and logs ----------------------------------------------------------------------------------------
 
@@ -293,7 +305,7 @@ class _Selecting(_Trainer):  # type: ignore[misc]
         if "loss" in logs and self._records:
             self._labels |= {label for record in self._records for label in record["counts"]}
             logs |= metrics_of(self._records, self._labels if self._selection.group_column is not None else ())
-            self._records = []
+            self._records.clear()
         super().log(logs, *args, **kwargs)
 
 
@@ -307,7 +319,7 @@ def _with_groups(trainer: Any, labelled: bool = True) -> Iterator[None]:
     trainer._set_signature_columns_if_needed()
     kept = trainer._signature_columns, trainer.data_collator
     trainer._signature_columns = [*kept[0], column]
-    trainer.data_collator = GroupCollator(kept[1], column, labelled)
+    trainer.data_collator = GroupCollator(kept[1], column, labelled, column in kept[0])
     try:
         yield
     finally:
