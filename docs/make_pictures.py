@@ -1,8 +1,8 @@
-"""Measures what docs/how-good.md and docs/which-solver.md show: their pictures, and the tables between their markers.
+"""Measures what docs/how-good.md, which-solver.md and budgets.md show: pictures, and the tables between their markers.
 
-    make docs-pictures              or: python docs/make_pictures.py [--time-limit 10]
+    make docs-pictures              or: python docs/make_pictures.py [--time-limit 10] [--only budgets]
 
-All of it on the real gradients that come with pysubmod.
+All of it on the real gradients that come with pysubmod, but for the times of large mixtures.
 """
 
 from __future__ import annotations
@@ -118,14 +118,57 @@ def which_solver(limit):
     fill("which-solver.md", "comparison", f"```\n{text.strip()}\n```")
 
 
+# ---- how much from each domain? --------------------------------------------------------------------------------------
+
+
+def large_similarities(n):
+    """Similarities as they come: of full rank, smooth, minus a distance, with duplicates; and one close to singular."""
+    rng = np.random.default_rng(0)
+    wide, narrow = rng.standard_normal((n, 2 * n)), rng.standard_normal((n, 20))
+    apart = np.square(narrow).sum(axis=1)[:, None] + np.square(narrow).sum(axis=1) - 2 * narrow @ narrow.T
+    apart = np.maximum((apart + apart.T) / 2, 0)
+    yield "cosines of long vectors", wide @ wide.T / (2 * n)
+    yield "e to minus a distance", np.exp(-apart / 40)
+    yield "minus a distance", -apart
+    half = np.repeat(wide[: n // 2], 2, axis=0)
+    yield "every task twice", half @ half.T / (2 * n)
+    Q, _ = np.linalg.qr(rng.standard_normal((n, n)))
+    yield "eigenvalues 1 to 1e-12", (Q * np.geomspace(1.0, 1e-12, n)) @ Q.T
+
+
+def budgets(limit):
+    from pysubmod.mixture import mixture_path, task_mixture
+    from pysubmod.similarity import gradient_similarity
+
+    names = np.unique(DEMO.groups).tolist()
+    similarity = gradient_similarity(DEMO.gradients, DEMO.groups)
+    mixture = task_mixture(similarity, beta=0.5, lam=8.0, labels=names)
+    save_figure(mixture.plot(), DOCS / "budgets.png")
+    save_figure(mixture_path(similarity, labels=names).plot(), DOCS / "budgets-path.png")
+    fill("budgets.md", "mixture", f"```\n{mixture}\n```")
+    lines = ["| tasks | similarity | time | gap, of the scale |", "|---|---|---|---|"]
+    for n in (100, 300, 1000):
+        for name, S in large_similarities(n):
+            seconds = []
+            for _ in range(5):
+                started = time.perf_counter()
+                found = task_mixture(S, beta=0.3 / n, lam=1.0)
+                seconds.append(time.perf_counter() - started)
+            lines.append(f"| {n} | {name} | {time_text(min(seconds))} | {found.gap / found.scale:.0e} |")
+    fill("budgets.md", "times", "\n".join(lines))
+
+
 def main():
+    pages = {"how-good": how_good, "which-solver": which_solver, "budgets": budgets}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--time-limit", type=float, default=10.0, help="seconds for each proof (default 10)")
+    parser.add_argument("--only", choices=list(pages), help="this page alone (default: all)")
     args = parser.parse_args()
-    started = time.perf_counter()
-    how_good(args.time_limit)
-    which_solver(args.time_limit)
-    print(f"{time.perf_counter() - started:.0f} s: how-good.png, which-solver.png and the tables of their pages")
+    for name, make in pages.items():
+        if args.only in (None, name):
+            started = time.perf_counter()
+            make(args.time_limit)
+            print(f"{time.perf_counter() - started:.0f} s: the pictures and tables of docs/{name}.md")
 
 
 if __name__ == "__main__":

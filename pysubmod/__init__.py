@@ -6,7 +6,7 @@ target gradient, at most ``budgets[label]`` from each group.
 
 from __future__ import annotations
 
-from . import datasets
+from . import budgets, datasets, mixture, similarity
 from .batch import solve_batch
 from .certificate import Certificate, certify
 from .compare import Comparison, compare
@@ -34,13 +34,16 @@ __all__ = [
     "__version__",
     "available_devices",
     "available_methods",
+    "budgets",
     "certify",
     "compare",
     "datasets",
     "diagnose",
     "estimate_memory",
+    "mixture",
     "omp_partition",
     "show_config",
+    "similarity",
     "solve",
     "solve_batch",
 ]

@@ -1,4 +1,4 @@
-"""The command `pysubmod`: select, compare, demo, info."""
+"""The command `pysubmod`: select, compare, mixture, demo, info."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from . import _cli_compare
+from . import _cli_compare, _cli_mixture
 from ._cli_inputs import InputError, read_array, read_budgets, read_groups, read_rows
 from ._cli_outputs import OutputError, check_output, silence_stdout, writing
 from ._progress import ProgressBar
@@ -37,6 +37,7 @@ Choose training samples by gradient matching under budgets.
   pysubmod demo                 a minute on real gradients: a table and a picture
   pysubmod select --help        choose rows of your own gradients
   pysubmod compare --help       every method on the same problem, and how far from optimal the best one is
+  pysubmod mixture --help       how much of each task, from how alike the tasks are; budgets
   pysubmod info                 version, devices and threads of this installation
 """
 
@@ -82,6 +83,13 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     _cli_compare.add_compare_arguments(compare)
     compare.set_defaults(run=_cli_compare.run_compare)
+
+    mixture = commands.add_parser(
+        "mixture", help="how much of each task, and budgets", description=_cli_mixture.DESCRIPTION, epilog=_EXIT_CODES,
+        formatter_class=raw,
+    )  # fmt: skip
+    _cli_mixture.add_mixture_arguments(mixture)
+    mixture.set_defaults(run=_cli_mixture.run_mixture)
 
     demo = commands.add_parser(
         "demo", help="a selection on real gradients", description=_DEMO, epilog=_EXIT_CODES, formatter_class=raw
