@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from .._apportion import partition_sel
 from .._validation import as_groups, shown, type_name
 from ..matroid import PartitionMatroid
 
@@ -116,7 +118,6 @@ def budgets_of(labels: npt.NDArray[Any], budgets: Any, size: int | None) -> Part
         return PartitionMatroid(labels, {name: budgets[name] for name in names.tolist() if name in budgets})
     assert size is not None
     size = min(size, len(labels))
-    counts = np.zeros_like(sizes) if budgets == "balanced" else size * sizes // len(labels)
-    while counts.sum() < size:
-        counts[np.argmin(np.where(counts < sizes, counts, len(labels) + 1))] += 1
-    return PartitionMatroid(labels, dict(zip(names.tolist(), counts.tolist(), strict=True)))
+    shares = [Fraction(own, len(labels)) for own in sizes.tolist()]
+    counts = partition_sel(size, shares, sizes.tolist(), budgets == "balanced")
+    return PartitionMatroid(labels, dict(zip(names.tolist(), counts, strict=True)))
