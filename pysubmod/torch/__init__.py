@@ -8,6 +8,7 @@ from .optimizer_view import OptimizerView, optimizer_view
 from .per_sample import PerSampleGradients, gradient_matching, per_sample_gradients
 from .projection import FactorProjection, Projection
 from .selectors import BatchSelector, SelectedBatch
+from .task_models import task_log_probs
 from .trainers import SelectionConfig, with_selection
 
 __all__ = [
@@ -28,5 +29,6 @@ __all__ = [
     "gradient_matching",
     "optimizer_view",
     "per_sample_gradients",
+    "task_log_probs",
     "with_selection",
 ]

@@ -47,7 +47,7 @@ class Speaker:
 
         def keep(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
             seen.append(args[0])
-            return (args[0][:, :1], *args[1:])  # the logits of one position are cheap, and tell V
+            return (args[0][:1, :1].contiguous(), *args[1:])  # the logits of one position are cheap, and tell V
 
         with head.register_forward_pre_hook(keep):
             logits = _logits(self.module(**inputs))
