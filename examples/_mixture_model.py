@@ -122,8 +122,9 @@ def adapter_divergence(adapted: Any, rows: Mapping[str, Sequence[Row]], kind: st
     """How differently the adapters predict, (tasks, tasks), in nats."""
     whole = {task: [_whole(row) for row in own] for task, own in rows.items()}
     names = [f"task {number}" for number in range(len(rows))]
+    reduction = "mean" if kind == "pmi" else "sum"
     return divergence_matrix(
-        task_log_probs(adapted, whole, kind, adapters=names, collate=collate, reduction="mean"), kind, over=over
+        task_log_probs(adapted, whole, kind, adapters=names, collate=collate, reduction=reduction), kind, over=over
     )
 
 

@@ -12,6 +12,7 @@ python examples/mixture_to_batch.py --model smollm2 --similarity jsd           #
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -168,6 +169,17 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--similarity jsd: needs a model to adapt, --model smollm2")
     if args.directions and args.similarity == "jsd":
         parser.error("--directions: a divergence has no diagonal to leave out; for --similarity gradients only")
+    if not 0 <= args.t < math.inf:
+        parser.error(f"--t: expected a number of at least 0, got {args.t}")
+    if not 0 <= args.lower <= args.upper <= 1:
+        parser.error(f"--lower, --upper: expected 0 <= lower <= upper <= 1, got {args.lower} and {args.upper}")
+    if not args.certify > 0:
+        parser.error(f"--certify: expected a positive number of seconds, got {args.certify}")
+    for name in ("total", "clusters", "max_tokens", "max_response", "last_layers", "steps", "batch_size", "rank"):
+        if (value := getattr(args, name)) is not None and value < 1:
+            parser.error(f"--{name.replace('_', '-')}: expected at least 1, got {value}")
+    if min(args.rows) < 1:
+        parser.error(f"--rows: expected at least 1 each, got {args.rows[0]} and {args.rows[1]}")
     return args
 
 
@@ -178,6 +190,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.directions:
         similarity = directions(similarity)
     tree = clusters = None
+    if args.clusters and args.clusters >= len(names):
+        raise SystemExit(f"--clusters: expected less than the {len(names)} tasks that there are, got {args.clusters}")
     if args.clusters:
         from scipy.cluster.hierarchy import fcluster, leaves_list
 
@@ -188,11 +202,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         parts = [[name for name, c in zip(names, clusters, strict=True) if c == k] for k in dict.fromkeys(clusters)]
         print("Clusters:\n" + "\n".join("  " + ", ".join(part) for part in parts) + "\n")
 
-    mixture = task_mixture(
-        similarity, beta=args.t / len(names), lam=1.0, lower=args.lower, upper=args.upper, labels=names
-    )
     sizes = dict(zip(*np.unique(problem.groups, return_counts=True), strict=True))
-    budgets = mixture.budgets(args.total, {name: int(sizes[name]) for name in names})
+    try:
+        mixture = task_mixture(
+            similarity, beta=args.t / len(names), lam=1.0, lower=args.lower, upper=args.upper, labels=names
+        )
+        budgets = mixture.budgets(args.total, {name: int(sizes[name]) for name in names})
+    except ValueError as error:  # it names the argument, which has the option's name
+        raise SystemExit(f"--{error}") from error
     chosen = pysubmod.omp_partition(problem.gradients, problem.target, budgets, groups=problem.groups)
     print(f"{mixture}\n\n{chosen}\n{chosen.certify(time_limit=args.certify).sentence}")
 

@@ -264,8 +264,8 @@ def _share(value: FloatArray, move: FloatArray) -> float:
 
 def minimise(
     J: FloatArray, h: FloatArray, lower: FloatArray, upper: FloatArray, start: FloatArray | None = None
-) -> tuple[FloatArray, int]:
-    """The minimiser of E over the capped simplex, which must not be empty, and the number of active set steps.
+) -> FloatArray:
+    """The minimiser of E over the capped simplex, which must not be empty.
 
     J and h should be centred (rows of J and entries of h that sum to 0) and of order 1: neither changes the minimiser,
     and both keep digits. `start` is a point to begin at, for a problem that is like one already solved.
@@ -274,7 +274,7 @@ def minimise(
     scale = max(float(np.ptp(h)), float(np.abs(J).max(initial=0.0)))
     size = float(np.abs(np.diag(J)).max(initial=0.0))
     if scale == 0.0:  # nothing to choose by: as even as the bounds let
-        return project(np.full(n, 1.0 / n), lower, upper), 0
+        return project(np.full(n, 1.0 / n), lower, upper)
     work = _Proximal(J, h, lower, upper, DELTA * size + 1e-14 * scale)
     anchor, limit = np.zeros(n), 50 + 10 * n
     p = project(np.full(n, 1.0 / n) if start is None else start, lower, upper)
@@ -288,7 +288,7 @@ def minimise(
         if gap <= max(_CLOSE, left):
             p, left = inner, gap
         if gap <= _CLOSE:
-            return _on_bounds(J, h, lower, upper, p), work.steps
+            return _on_bounds(J, h, lower, upper, p)
         p = work.solve(p, anchor, limit)
         left = duality_gap(J @ p - h, p, lower, upper)
     for _ in range(_PROXIMAL_ROUNDS):
@@ -299,7 +299,7 @@ def minimise(
         if gap > 0.5 * left:  # only rounding is left
             break
         left = gap
-    return p, work.steps
+    return p
 
 
 def _on_bounds(J: FloatArray, h: FloatArray, lower: FloatArray, upper: FloatArray, p: FloatArray) -> FloatArray:

@@ -55,7 +55,7 @@ def add_mixture_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("the output").add_argument
     add("-o", "--output", metavar="JSON", help='shares, budgets and proof; "-" writes them to standard output')
     add("--export", choices=["huggingface", "trl", "mosaicml", "torchdata", "megatron"],
-        help="print the shares in that tool's words, as JSON, after the table")  # fmt: skip
+        help="print the shares (mosaicml: budgets, if any) in that tool's words, as JSON, after the table")  # fmt: skip
     add("--plot", metavar="FILE", help="similarities and shares: .png, .pdf or .svg")
     add("--path", metavar="FILE", help="how the shares change with beta / lam: .png, .pdf or .svg")
     add("--quiet", action="store_true", help="no table")
@@ -71,15 +71,35 @@ def run_mixture(args: argparse.Namespace) -> int:
     for option, output in (("--plot", args.plot), ("--path", args.path)):
         if output is not None:
             _check_plot(option, output)
+    _check_apart((("--output", args.output), ("--plot", args.plot), ("--path", args.path)))
     if args.sizes is not None and args.total is None:
         raise InputError("--total: needed, as --sizes says how many samples there are to choose from")
     try:
         mixture, budgets, path = _solve(args)
+        exported = _exported(args.export, mixture, budgets) if args.export else None
     except (ValueError, TypeError) as error:  # they name the argument, which has the option's name
         raise InputError(str(error)) from error
-    _print(args, mixture, budgets)
+    _print(args, mixture, budgets, exported)
     _write(args, mixture, budgets, path)
     return 0
+
+
+def _check_apart(outputs: tuple[tuple[str, str | None], ...]) -> None:
+    """Refuse two outputs in one file, of which the second would take the place of the first."""
+    seen: dict[str, str] = {}
+    for option, output in outputs:
+        if output is not None and output != "-":
+            place = os.path.realpath(output)
+            if place in seen:
+                raise InputError(f"{option}: {output!r} is also {seen[place]}; give each a file of its own")
+            seen[place] = option
+
+
+def _exported(tool: str, mixture: Mixture, budgets: dict[Any, int] | None) -> str:
+    """The shares in the words of a tool; of those that count samples, the budgets."""
+    from .budgets import export
+
+    return json.dumps(export(budgets if budgets is not None and tool == "mosaicml" else mixture.to_dict(), tool))
 
 
 def _solve(args: argparse.Namespace) -> tuple[Mixture, dict[Any, int] | None, Any]:
@@ -108,7 +128,10 @@ def _solve(args: argparse.Namespace) -> tuple[Mixture, dict[Any, int] | None, An
 
 def _read_labels(text: str) -> list[str]:
     if not text.lower().endswith(".txt"):
-        return [label.strip() for label in text.split(",")]
+        names = [label.strip() for label in text.split(",")]
+        if not all(names):
+            raise InputError(f"--labels: a name is empty in {text!r}")
+        return names
     try:
         with open(text, encoding="utf-8-sig") as file:
             return [line.strip() for line in file if line.strip()]
@@ -158,16 +181,14 @@ def _check_plot(option: str, path: str) -> None:
         raise InputError(f"{option}: {error}") from None
 
 
-def _print(args: argparse.Namespace, mixture: Mixture, budgets: dict[Any, int] | None) -> None:
+def _print(args: argparse.Namespace, mixture: Mixture, budgets: dict[Any, int] | None, exported: str | None) -> None:
     stream = sys.stderr if args.output == "-" else sys.stdout
     if not args.quiet:
         print(mixture, file=stream)
         if budgets is not None:
             print(f"\nBudgets ({sum(budgets.values())} in all): " + _listed(budgets), file=stream)
-    if args.export:
-        from .budgets import export
-
-        print(json.dumps(export(mixture.to_dict() if budgets is None else budgets, args.export)), file=stream)
+    if exported is not None:
+        print(exported, file=stream)
 
 
 def _listed(budgets: dict[Any, int], limit: int = 60) -> str:

@@ -11,13 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ._capped_simplex import EPS, duality_gap, face_is_regular, minimise, stationary_point
-from ._validation import as_array, as_groups, as_scalar, shown
+from ._validation import as_array, as_groups, as_scalar, shown, widen
 
-__all__ = ["TOLERANCE", "Energy", "Solution"]
+__all__ = ["TOLERANCE", "Energy", "Solution", "as_symmetric"]
 
 FloatArray = npt.NDArray[np.float64]
 TOLERANCE = 1e-9  # of the energy's scale: the gap of an optimum
 _ASYMMETRY = 1e-6  # of the largest entry: what float32 leaves of a symmetric matrix
+_ROUNDED = 1e-6  # of n times the largest entry: negative curvature that float32 may leave of a semidefinite one
+_LARGEST = 1e150  # of the coefficients of the energy: their products stay finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +32,6 @@ class Solution:
     active: npt.NDArray[np.int8]
     closed_form: FloatArray | None
     unique: bool
-    steps: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,25 +53,48 @@ class Energy:
         cls, similarity: Any, beta: float, lam: float, unary: Any, lower: Any, upper: Any, labels: Any, shift: bool
     ) -> Energy:
         """From a caller's arguments; J is refused, or shifted, where it is not semidefinite."""
-        S = _as_similarity(similarity)
+        S = as_symmetric("similarity", similarity)
         n = len(S)
         names = _as_labels(labels, n)
         low, high = _as_bound("lower", lower, 0.0, names), _as_bound("upper", upper, 1.0, names)
         _check_bounds(low, high, names)
         worth = S.sum(axis=1) if unary is None else _as_vector("unary", unary, n)
         model = cls(S, beta, lam, worth, low, high, names, unary is not None)
+        model.check_size("beta")
         least = model._least_curvature()
         if least >= -model._slack:
             return model
         if not shift:
-            raise ValueError(
-                f"similarity: lam * similarity is not positive semidefinite on the mixtures' differences: its smallest"
-                f" eigenvalue there is {least:.6g}, its largest entry {float(np.abs(model._J).max()):.3g}. A point"
-                " where no small change helps need not be the best then. Is it a divergence (negate it:"
-                " pysubmod.similarity.to_similarity)? Else on_indefinite='shift' adds the least multiple of I that"
-                " cures it, which is another problem, and reports it"
-            )
+            raise ValueError(model._indefinite(least))
         return replace(model, shift=-least + model._slack)
+
+    def check_size(self, beta_name: str) -> None:
+        """Refuse coefficients whose products overflow."""
+        sizes = (("lam", self.lam, "similarity", self.similarity), (beta_name, self.beta, "unary", self.unary))
+        for name, factor, of, array in sizes:
+            largest = factor * float(np.abs(array).max())
+            if not largest <= _LARGEST:
+                raise ValueError(
+                    f"{name}: {factor:.3g} times the largest entry of {of}, {float(np.abs(array).max()):.3g}, is above"
+                    f" {_LARGEST:g}; the mixture depends on beta / lam alone, so scale both down"
+                )
+
+    def _indefinite(self, least: float) -> str:
+        largest = float(np.abs(self._J).max())
+        found = (
+            "similarity: lam * similarity is not positive semidefinite on the mixtures' differences: its smallest"
+            f" eigenvalue there is {least:.6g}, its largest entry {largest:.3g}. "
+        )
+        if least >= -_ROUNDED * len(self._J) * largest:
+            return found + (
+                "Rounding explains as much, to float32 or to few digits: compute it in float64, or pass"
+                f" on_indefinite='shift', which adds {-least:.2g} to the diagonal and reports it"
+            )
+        return found + (
+            "A point where no small change helps need not be the best then. Is it a divergence (negate it:"
+            " pysubmod.similarity.to_similarity)? Else on_indefinite='shift' adds the least multiple of I that"
+            " cures it, which is another problem, and reports it"
+        )
 
     def without_unary(self) -> Energy:
         return replace(self, beta=0.0)
@@ -83,21 +107,50 @@ class Energy:
 
     @cached_property
     def _centred(self) -> tuple[FloatArray, FloatArray]:
-        """J and h less what is the same for all mixtures: with 1'p = 1, ``p'(r 1')p = r'p``, whatever r."""
+        """J and h less what is the same for all mixtures: with 1'p = 1, ``p'(r 1')p = r'p``, whatever r.
+
+        Zeros where only rounding is left of both: `_rounding` has room for what that leaves out.
+        """
         J = self._J
         rows = J.mean(axis=1)
         h = self.beta * self.unary - rows
-        return J - rows[:, None] - rows[None, :] + rows.mean(), h - h.mean()
+        J, h = J - rows[:, None] - rows[None, :] + rows.mean(), h - h.mean()
+        if max(float(np.ptp(h)), float(np.abs(J).max())) <= 8 * EPS * self._largest:
+            return np.zeros_like(J), np.zeros_like(h)
+        return J, h
+
+    @property
+    def _largest(self) -> float:
+        """Of the coefficients, before what is common to them is taken out."""
+        return float(np.abs(self._J).max()) + self.shift + self.beta * float(np.abs(self.unary).max())
 
     @cached_property
     def scale(self) -> float:
         J, h = self._centred
-        return max(float(np.ptp(h)), float(np.abs(J).max(initial=0.0))) or 1.0
+        # A shift may take away nearly all of J; where all mixtures are as good, any size of the input will do.
+        return max(float(np.ptp(h)), float(np.abs(J).max()), self.shift) or self._largest or 1.0
+
+    @cached_property
+    def regular(self) -> bool:
+        """Whether J has an inverse, on the complement of the ones vector at least: else there is no closed form."""
+        J, _ = self._centred
+        size = float(np.abs(np.diag(J)).max())
+        return size > self._least_size and face_is_regular(J, np.ones(len(J), dtype=bool), size)
+
+    @property
+    def _least_size(self) -> float:
+        """What J's diagonal must exceed to be more than what rounding left when a shift took J away."""
+        return self._slack if self.shift else 0.0
+
+    def forget(self) -> None:
+        """Drop the matrices that can be made again: whoever keeps many models has one similarity."""
+        for name in ("_J", "_centred"):
+            self.__dict__.pop(name, None)
 
     @property
     def _slack(self) -> float:
         """Negative curvature that rounding may have made."""
-        return 8 * len(self._J) * EPS * float(np.abs(self._J).max(initial=0.0))
+        return 8 * len(self._J) * EPS * max(float(np.abs(self._J).max()), self.shift)
 
     def _least_curvature(self) -> float:
         """The smallest eigenvalue of J on the complement of the ones vector; 0 for one that is at least 0."""
@@ -117,12 +170,8 @@ class Energy:
         scale, lower, upper = self.scale, self.lower, self.upper
         J, h = J / scale, h / scale
         size = float(np.abs(np.diag(J)).max(initial=0.0))
-        closed, steps = None, 0
-        if size > 0 and face_is_regular(J, np.ones(len(h), dtype=bool), size):
-            closed = stationary_point(J, h, lower, upper)
-        p = closed
-        if p is None:
-            p, steps = minimise(J, h, lower, upper, start)
+        closed = stationary_point(J, h, lower, upper) if self.regular else None
+        p = minimise(J, h, lower, upper, start) if closed is None else closed
         g = J @ p - h
         gap = duality_gap(g, p, lower, upper)
         return Solution(
@@ -132,7 +181,6 @@ class Energy:
             active=np.where(p <= lower, -1, np.where(p >= upper, 1, 0)).astype(np.int8),
             closed_form=closed,
             unique=closed is not None or self._unique(J, g, p, size),
-            steps=steps,
         )
 
     @property
@@ -141,7 +189,8 @@ class Energy:
         J, h = self._centred
         n = len(h)
         products = EPS * (n + 8) * (float(np.abs(J).max(initial=0.0)) + float(np.abs(h).max(initial=0.0)))
-        centring = 8 * EPS * (float(np.abs(self._J).max()) + self.beta * float(np.abs(self.unary).max()))
+        # Zeros stand for up to 8 EPS each: g then spans up to 24 EPS more, twice 16 have room for it.
+        centring = (8 if J.any() or h.any() else 16) * EPS * self._largest
         return 2 * (products + centring) + self._slack
 
     def _unique(self, J: FloatArray, g: FloatArray, p: FloatArray, size: float) -> bool:
@@ -149,6 +198,8 @@ class Energy:
         free = (p > self.lower) & (p < self.upper)
         level = float(g[free].mean()) if free.any() else _level(g, p <= self.lower, p >= self.upper)
         face = free | ((np.abs(g - level) <= 1e-9) & (self.upper > self.lower))
+        if size * self.scale <= self._least_size:
+            return int(np.count_nonzero(face)) < 2
         return face_is_regular(J, face, size)
 
 
@@ -160,30 +211,31 @@ def _level(g: FloatArray, low: npt.NDArray[np.bool_], high: npt.NDArray[np.bool_
     return float((least + most) / 2)
 
 
-def _as_similarity(value: Any) -> FloatArray:
-    array, _ = as_array("similarity", value)
+def as_symmetric(name: str, value: Any) -> FloatArray:
+    """A symmetric matrix of finite real numbers, a row a task; a copy."""
+    array, dtype = as_array(name, value)
     if array.ndim != 2 or array.shape[0] != array.shape[1]:
-        raise ValueError(f"similarity: expected a square matrix (n, n); got shape {array.shape}")
+        raise ValueError(f"{name}: expected a square matrix (n, n); got shape {array.shape}")
     if array.shape[0] == 0:
-        raise ValueError("similarity: has no tasks; a mixture needs at least one")
-    S = _as_finite("similarity", array)
+        raise ValueError(f"{name}: has no tasks; a mixture needs at least one")
+    S = _as_finite(name, array, dtype)
     largest = float(np.abs(S).max())
     if largest > 1e100:
-        raise ValueError(f"similarity: its largest entry {largest:.3g} is above 1e100; rescale it")
+        raise ValueError(f"{name}: its largest entry {largest:.3g} is above 1e100; rescale it")
     off = float(np.abs(S - S.T).max())
     if off > _ASYMMETRY * largest:
         i, j = np.unravel_index(int(np.abs(S - S.T).argmax()), S.shape)
         raise ValueError(
-            f"similarity: expected a symmetric matrix; entry ({i}, {j}) is {S[i, j]:.6g} and entry ({j}, {i}) is"
+            f"{name}: expected a symmetric matrix; entry ({i}, {j}) is {S[i, j]:.6g} and entry ({j}, {i}) is"
             f" {S[j, i]:.6g}; if both directions count, pass (S + S.T) / 2"
         )
     return (S + S.T) / 2
 
 
-def _as_finite(name: str, array: npt.NDArray[Any]) -> FloatArray:
+def _as_finite(name: str, array: npt.NDArray[Any], dtype: str) -> FloatArray:
     if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
         raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
-    out = array.astype(np.float64)
+    out: FloatArray = np.array(widen(array, dtype))  # never the caller's own
     if not np.isfinite(out).all():
         place = np.argwhere(~np.isfinite(out))[0].tolist()
         raise ValueError(f"{name}: entry {place if len(place) > 1 else place[0]} is NaN or infinite")
@@ -191,10 +243,10 @@ def _as_finite(name: str, array: npt.NDArray[Any]) -> FloatArray:
 
 
 def _as_vector(name: str, value: Any, n: int) -> FloatArray:
-    array, _ = as_array(name, value)
+    array, dtype = as_array(name, value)
     if array.shape != (n,):
         raise ValueError(f"{name}: expected shape ({n},), a number a task; got shape {array.shape}")
-    return _as_finite(name, array)
+    return _as_finite(name, array, dtype)
 
 
 def _as_labels(labels: Sequence[Any] | None, n: int) -> tuple[int | str, ...]:
@@ -224,7 +276,7 @@ def _as_bound(name: str, value: Any, default: float, labels: tuple[int | str, ..
     wrong = np.flatnonzero((bound < 0) | (bound > 1))
     if wrong.size:
         raise ValueError(
-            f"{name}: expected shares between 0 and 1, got {bound[wrong[0]]:.6g} for task {shown(labels[wrong[0]])}"
+            f"{name}: expected shares between 0 and 1, got {bound[wrong[0]]:.15g} for task {shown(labels[wrong[0]])}"
         )
     return bound
 

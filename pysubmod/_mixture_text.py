@@ -50,10 +50,20 @@ def _between(mixture: Mixture) -> list[str]:
     lines = ["{:.1f} % of it would have to move to make it uniform, {:.1f} % to make it the one of minimum variance."]
     lines[0] = lines[0].format(100 * away[0], 100 * away[1])
     t = mixture.uniform_weight
-    if t is not None:
-        where = "it lies within the bounds" if mixture.closed_form is not None else "bounds stand in the way of it"
+    if t is None or len(mixture) == 1:
+        return lines
+    if not mixture._model.regular:
+        mixture._model.forget()
         lines.append(
-            f"The closed form is {t:.3g} uniform {'+' if t <= 1 else '-'} {abs(1 - t):.3g} minimum variance"
-            f" (n beta / lam = {t:.3g}); {where}."
+            f"n beta / lam = {t:.3g}; there is no closed form, as the similarity is singular (tasks that are the"
+            " same, say)."
         )
+        return lines
+    mixture._model.forget()
+    where = "it lies within the bounds" if mixture.closed_form is not None else "bounds stand in the way of it"
+    lines.append(
+        f"The closed form is {t:.3g} uniform {'+' if t <= 1 else '-'} {abs(1 - t):.3g} minimum variance without bounds"
+        " (which may have negative shares),"
+    )
+    lines.append(f"n beta / lam = {t:.3g}; {where}.")
     return lines

@@ -347,8 +347,9 @@ def as_scalar(name: str, value: Any, *, minimum: float = -math.inf) -> float:
     if type(value) is float and minimum <= value <= 1e280 and value >= -1e280:  # what nearly always comes
         return value
     if is_torch(value) or isinstance(value, np.ndarray):
-        value = as_array(name, value)[0]
-        value = value[()] if value.ndim == 0 else value
+        array, dtype = as_array(name, value)
+        array = widen(array, dtype) if dtype == "bfloat16" else array
+        value = array[()] if array.ndim == 0 else array
     if isinstance(value, (bool, np.timedelta64)) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: expected a real number, got {type_name(value)}")
     try:

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._apportion import MOST, apportion, partition_sel
-from ._validation import as_array, as_choice, as_count, as_scalar, is_integer, shown, type_name
+from ._validation import as_array, as_choice, as_count, as_scalar, is_integer, shown, type_name, widen
 
 __all__ = ["allocate", "export"]
 
@@ -115,10 +115,10 @@ def _as_list(name: str, values: Any) -> list[Any]:
         raise TypeError(f"{name}: expected a mapping or a sequence, a number a group; got {type_name(values)}")
     if isinstance(values, Sequence):
         return list(values)
-    array, _ = as_array(name, values)
+    array, dtype = as_array(name, values)
     if array.ndim != 1:
         raise ValueError(f"{name}: expected shape (P,), a number a group; got shape {array.shape}")
-    return cast("list[Any]", array.tolist())
+    return cast("list[Any]", (widen(array, dtype) if dtype == "bfloat16" else array).tolist())
 
 
 def _as_whole(name: str, value: Any) -> int:
@@ -232,13 +232,13 @@ def export(shares: Any, to: str, *, paths: Any = None) -> Any:
         Shares of any positive sum (``mixture.to_dict()``) or budgets; at least 0.
     to : {"huggingface", "trl", "mosaicml", "torchdata", "megatron"}
     paths : mapping {label: str} or sequence of str, optional
-        Where each group's data is, for the tools that want it there; the labels by default.
+        Where each group's data is, the labels by default. "huggingface" and "torchdata" have no place for it.
 
     Returns
     -------
     "huggingface"
         list of float, for ``datasets.interleave_datasets(..., probabilities=)``, in the order of `shares`. A share of 0
-        stays in its place: with a stopping strategy "all_exhausted" its data set would never be used up, leave it out.
+        stays in its place: the stopping strategy "all_exhausted" refuses it, so leave its data set out.
     "trl"
         list of ``{"path", "fraction"}``, the arguments of each ``trl.scripts.utils.DatasetConfig``: shares of the
         mixture, of which TRL makes the largest that repeats no sample.
@@ -253,6 +253,8 @@ def export(shares: Any, to: str, *, paths: Any = None) -> Any:
     All but "huggingface" leave out groups without a share, which some of these tools refuse.
     """
     to = as_choice("to", to, TOOLS)
+    if paths is not None and to in ("huggingface", "torchdata"):
+        raise ValueError(f"paths: {to!r} has no place for them; leave them out")
     names = list(shares) if isinstance(shares, Mapping) else list(range(len(_as_list("shares", shares))))
     values = _by_group("shares", shares, names, _as_number, None)
     if not any(values):

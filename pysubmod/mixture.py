@@ -11,7 +11,7 @@ given); the second one charges for taking the same thing twice. `pysubmod.simila
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._energy import TOLERANCE, Energy
-from ._validation import as_choice, as_count, as_scalar, shown
+from ._validation import as_choice, as_count, as_scalar, shown, type_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,7 +46,8 @@ class Mixture:
         mixtures q, g the gradient, and what rounding may have hidden.
     scale : float
         The natural scale of the energy: how far h, or the entries of J without what is common to their rows, are apart.
-        Neither a constant added to all similarities nor one added to h changes it.
+        Neither a constant added to all similarities nor one added to h changes it. At least the `shift`; where all
+        mixtures are equally good, the size of the largest coefficient.
     status : str
         "optimal": the gap is at most ``1e-9 * scale``. "gap": it is not; entries of J that all but their last digits
         have in common can cause that.
@@ -96,8 +97,11 @@ class Mixture:
     def uniform_weight(self) -> float | None:
         """The t of ``t * uniform + (1 - t) * minimum variance``, which the closed form is: ``n * beta / lam``.
 
-        Between 0 and 1 the stationary point lies between those two mixtures, beyond 1 on the far side of uniform.
-        (p there solves ``Jp = h - nu 1`` with h = beta S1, J = lam S, so p = beta/lam 1 + a multiple of ``S^-1 1``.)
+        Minimum variance here is without bounds, ``S^-1 1 / (1'S^-1 1)``, which may have negative shares:
+        `minimum_variance`, which is within them, only where no bound holds there. Between 0 and 1 the stationary point
+        lies between it and uniform, beyond 1 on the far side of uniform; so does the mixture itself where the
+        stationary point is within the bounds. (p there solves ``Jp = h - nu 1`` with h = beta S1, J = lam S,
+        so p = beta/lam 1 + a multiple of ``S^-1 1``.)
         None where it does not hold: a unary term of its own, a shift, or lam = 0.
         """
         if self._model.own_unary or self.shift or self.lam == 0.0:
@@ -119,7 +123,15 @@ class Mixture:
         """The same to `minimum_variance`."""
         return float(np.abs(self.probabilities - self.minimum_variance).sum() / 2)
 
-    def budgets(self, total: int, sizes: Any = None, **options: Any) -> dict[Label, int]:
+    def budgets(
+        self,
+        total: int,
+        sizes: Any = None,
+        *,
+        lower: Any = None,
+        upper: Any = None,
+        method: str = "largest-remainder",
+    ) -> dict[Label, int]:
         """Whole numbers of samples, ``{task: int}``, that sum to `total`; for `omp_partition` and its kin.
 
         Parameters
@@ -127,10 +139,10 @@ class Mixture:
         total : int
         sizes : mapping or sequence of int, optional
             Samples that each task has; none is asked for more. Without it there is no such limit.
-        **options
-            `lower`, `upper` and `method` of `pysubmod.budgets.allocate`.
+        lower, upper, method
+            As of `pysubmod.budgets.allocate`: fewest and most samples of a task, and how shares become whole numbers.
         """
-        from .budgets import allocate
+        from .budgets import _as_list, allocate
 
         total = as_count("total", total)
         if sizes is None:
@@ -141,10 +153,14 @@ class Mixture:
                     f"sizes: expected one a task, {shown(list(self.labels), 200)}; got {shown(list(sizes), 200)}"
                 )
             sizes = [sizes[label] for label in self.labels]
-        if np.ndim(sizes) != 1 or len(sizes) != len(self):
-            raise ValueError(f"sizes: expected {len(self)} integers, one a task; got {shown(sizes)}")
+        else:
+            sizes = _as_list("sizes", sizes)
+            if len(sizes) != len(self):
+                raise ValueError(f"sizes: expected {len(self)} integers, one a task; got {shown(sizes)}")
         named = dict(zip(self.labels, sizes, strict=True))
-        given: dict[Label, int] = allocate(total, named, self.probabilities, "mixture", **options)
+        given: dict[Label, int] = allocate(
+            total, named, self.probabilities, "mixture", lower=lower, upper=upper, method=method
+        )
         return given
 
     def plot(self) -> Figure:
@@ -203,7 +219,7 @@ def task_mixture(
     ------
     ValueError, TypeError
         For a similarity that is not square, symmetric and finite, or not semidefinite as above; for bounds that no
-        mixture meets; for a negative beta or lam.
+        mixture meets; for a negative beta or lam, and ones that make coefficients above 1e150.
 
     Notes
     -----
@@ -218,9 +234,11 @@ def task_mixture(
 
 def _mixture(model: Energy, start: FloatArray | None = None) -> Mixture:
     found = model.solve(start)
+    scale = model.scale
+    model.forget()
     return Mixture(
-        probabilities=found.p, energy=found.energy, gap=found.gap, scale=model.scale,
-        status="optimal" if found.gap <= TOLERANCE * model.scale else "gap",
+        probabilities=found.p, energy=found.energy, gap=found.gap, scale=scale,
+        status="optimal" if found.gap <= TOLERANCE * scale else "gap",
         active=found.active, closed_form=found.closed_form, unique=found.unique, shift=model.shift,
         beta=model.beta, lam=model.lam, unary=model.unary, lower=model.lower, upper=model.upper,
         similarity=model.similarity, labels=model.labels, _model=model,
@@ -289,10 +307,14 @@ def mixture_path(
     model = Energy.checked(similarity, 1.0, 1.0, unary, lower, upper, labels, on_indefinite == "shift")
     if ratios is None:
         ratios = np.concatenate([[0.0], np.geomspace(0.01, 100.0, 80) / len(model.labels)])
+    if not isinstance(ratios, Iterable) or isinstance(ratios, (str, bytes)) or getattr(ratios, "ndim", 1) != 1:
+        raise TypeError(f"ratios: expected a sequence of numbers, as in [0.5, 1]; got {type_name(ratios)}")
     values = np.sort([as_scalar(f"ratios[{k}]", value, minimum=0.0) for k, value in enumerate(ratios)])
     if len(values) == 0:
         raise ValueError("ratios: expected at least one, got none")
     mixtures: list[Mixture] = []
     for ratio in values.tolist():
-        mixtures.append(_mixture(replace(model, beta=ratio), mixtures[-1].probabilities if mixtures else None))
+        step = replace(model, beta=ratio)
+        step.check_size("ratios")
+        mixtures.append(_mixture(step, mixtures[-1].probabilities if mixtures else None))
     return MixturePath(values, np.array([m.probabilities for m in mixtures]), tuple(mixtures), model.labels)

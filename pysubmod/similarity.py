@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._divergence import LN2, expected, observed
+from ._energy import as_symmetric
 from ._validation import as_array, as_choice, as_groups, as_rows, as_scalar, shown, type_name, widen
 
 __all__ = ["divergence_matrix", "gradient_similarity", "to_similarity"]
@@ -46,8 +47,9 @@ def divergence_matrix(log_probs: Any, kind: str = "jsd", *, over: str = "pair") 
           paper. It is negative where a model does better on the other's samples than the other itself.
     over : {"pair", "all"}
         "jsd" only: average over the samples of the two tasks, as above, or over those of all n tasks alike. The former
-        reads each chunk for n - 1 pairs, the latter for n (n - 1) / 2; its negative is certain to be accepted by
-        `task_mixture` (the root of a Jensen-Shannon divergence is a Euclidean distance, Fuglede and Topsoe 2004).
+        reads each chunk for n - 1 pairs, the latter for n (n - 1) / 2; its negative is accepted by
+        `task_mixture`, up to rounding (the root of a Jensen-Shannon divergence is a Euclidean distance, Fuglede and
+        Topsoe 2004).
 
     Returns
     -------
@@ -93,6 +95,7 @@ def to_similarity(divergence: Any, how: str = "difference", *, scale: float | No
     Parameters
     ----------
     divergence : (n, n) array
+        Symmetric and finite.
     how : {"difference", "exponential"}
         "difference": its largest entry minus it. (Which constant it is taken from changes no mixture; this one makes
         all similarities at least 0.) "exponential": ``exp(-divergence / scale)``, which lets far tasks count as equally
@@ -103,14 +106,14 @@ def to_similarity(divergence: Any, how: str = "difference", *, scale: float | No
     Returns
     -------
     (n, n) float64 array
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a matrix that `task_mixture` would not take either, and an exponential that overflows.
     """
     how = as_choice("how", how, ("difference", "exponential"))
-    array, _ = as_array("divergence", divergence)
-    if array.ndim != 2 or array.shape[0] != array.shape[1] or array.shape[0] == 0:
-        raise ValueError(f"divergence: expected a square matrix (n, n); got shape {array.shape}")
-    D = array.astype(np.float64)
-    if not np.isfinite(D).all():
-        raise ValueError(f"divergence: entry {np.argwhere(~np.isfinite(D))[0].tolist()} is NaN or infinite")
+    D = as_symmetric("divergence", divergence)
     if how == "difference":
         if scale is not None:
             raise ValueError(
@@ -124,7 +127,14 @@ def to_similarity(divergence: Any, how: str = "difference", *, scale: float | No
     width = as_scalar("scale", scale)
     if not width > 0:
         raise ValueError(f"scale: expected a positive number, got {shown(scale)}")
-    return np.exp(-D / width)
+    with np.errstate(over="ignore", under="ignore"):
+        similarity: FloatArray = np.exp(-D / width)
+    if not np.isfinite(similarity).all():
+        raise ValueError(
+            f"divergence: exp({-float(D.min()):.3g} / {width:.3g}) overflows; a larger scale, or how='difference', does"
+            " not"
+        )
+    return similarity
 
 
 def gradient_similarity(G: Any, groups: Any = None) -> FloatArray:
@@ -149,8 +159,8 @@ def gradient_similarity(G: Any, groups: Any = None) -> FloatArray:
     Raises
     ------
     ValueError
-        For NaN or infinity, and a group all of whose rows are 0. Other rows of zeros have no direction: they are left
-        out.
+        For NaN or infinity, and a group without rows or all of whose rows are 0. Other rows of zeros have no
+        direction: they are left out.
     """
     rows = as_rows(G)
     if (rows.labels is None) == (groups is None):
@@ -159,6 +169,12 @@ def gradient_similarity(G: Any, groups: Any = None) -> FloatArray:
             " and has labels of its own; leave groups out"
         )  # fmt: skip
     labels = as_groups(groups, rows.shape[0]) if rows.labels is None else rows.labels
+    if rows.labels is not None:
+        for name, own in zip(G, rows.blocks, strict=True):
+            if len(own) == 0:
+                raise ValueError(f"G: group {shown(name)} has no rows; leave it out")
+    if len(labels) == 0:
+        raise ValueError("G: has no rows; a similarity needs at least one group")
     names, codes = np.unique(labels, return_inverse=True)
     sums, counts, first = np.zeros((len(names), rows.shape[1])), np.zeros(len(names)), 0
     step = max(1, _GRADIENTS // rows.shape[1])

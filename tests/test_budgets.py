@@ -312,8 +312,20 @@ def test_what_hugging_face_takes():
         ({"a": 1}, {"paths": {"a": 5}}, TypeError, r"paths\['a'\]: expected a path"),
         ({"a": 1}, {"paths": {"b": "x"}}, ValueError, r"paths: there is no group 'b'"),
         ({"a": 1}, {"to": "excel"}, ValueError, r"to: expected one of"),
+        ({"a": 1}, {"to": "huggingface", "paths": ["x"]}, ValueError, r"paths: 'huggingface' has no place for them"),
+        ({"a": 1}, {"to": "torchdata", "paths": ["x"]}, ValueError, r"paths: 'torchdata' has no place for them"),
     ],
 )
 def test_bad_exports(shares, options, kind, match):
     with pytest.raises(kind, match=match):
         export(shares, options.pop("to", "megatron"), **options)
+
+
+def test_bfloat16_is_read_as_numbers():
+    torch = pytest.importorskip("torch")
+    shares = torch.tensor([0.75, 0.25], dtype=torch.bfloat16)
+    assert allocate(8, [9, 9], shares).tolist() == [6, 2]
+    assert allocate(8, [9, 9], list(shares)).tolist() == [6, 2]
+    assert export(shares, "huggingface") == [0.75, 0.25]
+    with pytest.raises(TypeError, match="expected an integer"):
+        allocate(8, torch.tensor([9, 9], dtype=torch.bfloat16))

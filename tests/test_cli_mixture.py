@@ -88,6 +88,15 @@ def test_export(folder, capsys, tool):
     assert json.loads(capsys.readouterr().out) == export(want.to_dict(), tool)
 
 
+@pytest.mark.parametrize("tool", ["huggingface", "mosaicml"])
+def test_export_beside_budgets(folder, capsys, tool):
+    """Shares, but for the tool that counts samples."""
+    assert main(args("--quiet", "--export", tool, "--total", "7")) == 0
+    want = task_mixture(np.load("sim.npy"), beta=0.1, lam=2)
+    given = want.budgets(7) if tool == "mosaicml" else want.to_dict()
+    assert json.loads(capsys.readouterr().out) == export(given, tool)
+
+
 def test_in_its_own_process(folder):
     done = run(*args("--quiet"))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -113,6 +122,10 @@ def test_in_its_own_process(folder):
         (["--plot", "m.txt"], r"--plot: expected a name that ends in"),
         (["--unary", "none.npy"], r"--unary: cannot read"),
         (["-o", "sim.npy"], r"--output: .*also an input"),
+        (["--labels", "a,,b"], r"--labels: a name is empty"),
+        (["--total", "0", "--export", "mosaicml"], r"shares: expected at least one that is positive"),
+        (["--plot", "a.png", "--path", "./a.png"], r"--path: './a.png' is also --plot"),
+        (["-o", "a.png", "--plot", "a.png"], r"--plot: 'a.png' is also --output"),
     ],
 )
 def test_bad_input(folder, capsys, more, message):

@@ -445,3 +445,11 @@ def test_peak_memory_is_that_of_the_gradients(dtype, order, rule, route, k, m, t
     estimate = estimate_memory(n, d, k, dtype=dtype, rule=rule, route=route, n_targets=m, n_threads=2)
     assert estimate["gradients"] == size
     assert found["resident"] <= size + estimate["solver"] + 2**22
+
+
+def test_one_bfloat16_number_is_read_as_a_number():
+    torch = pytest.importorskip("torch")
+    G = np.eye(3)
+    ridge = torch.tensor(0.5, dtype=torch.bfloat16)
+    found = omp_partition(G, [3.0, 2.0, 1.0], 2, ridge=ridge)
+    assert found.weights.tolist() == omp_partition(G, [3.0, 2.0, 1.0], 2, ridge=0.5).weights.tolist()

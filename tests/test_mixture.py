@@ -169,7 +169,7 @@ def test_closed_form_is_the_answer_whenever_it_is_feasible():
             # And what the solver finds without knowing of it.
             model = Energy.checked(S, beta, lam, None, None, None, None, False)
             A, b = model._centred
-            solved, _ = minimise(A / model.scale, b / model.scale, np.zeros(6), np.ones(6))
+            solved = minimise(A / model.scale, b / model.scale, np.zeros(6), np.ones(6))
             np.testing.assert_allclose(solved, formula, atol=1e-8)
             assert found.unique
             assert (found.active == 0).all()
@@ -296,7 +296,7 @@ def test_interior_point_method_agrees(seed):
     h = beta * S.sum(axis=1) / np.abs(S).max()
     lower, upper = lower * 0.9, np.minimum(upper * 1.1, 1.0)
     inner = _on_bounds(J, h, lower, upper, _interior_point(J, h, lower, upper))
-    np.testing.assert_allclose(inner, minimise(J, h, lower, upper)[0], atol=1e-6)
+    np.testing.assert_allclose(inner, minimise(J, h, lower, upper), atol=1e-6)
 
 
 def test_an_interior_point_that_is_none_is_not_taken(monkeypatch):
@@ -313,9 +313,9 @@ def test_start_does_not_matter(seed):
     model = Energy.checked(S, beta, lam, None, lower, upper, None, False)
     J, h = (part / model.scale for part in model._centred)
     corner = project(1e6 * np.random.default_rng(seed).standard_normal(len(S)), lower, upper)
-    found, _ = minimise(J, h, lower, upper, corner)
-    np.testing.assert_allclose(found, minimise(J, h, lower, upper)[0], atol=1e-7)
-    best, _ = minimise(J, h, lower, upper)
+    found = minimise(J, h, lower, upper, corner)
+    np.testing.assert_allclose(found, minimise(J, h, lower, upper), atol=1e-7)
+    best = minimise(J, h, lower, upper)
     assert energy(found, J, h) == pytest.approx(energy(best, J, h), abs=1e-13)
 
 
@@ -490,3 +490,128 @@ def test_picture_of_a_path():
     for ratios in ([0.0], [0.1], [0.0, 0.1], np.linspace(0, 1, 30)):
         mixture_path(S[:3, :3], ratios).plot().draw_without_rendering()
     mixture_path(S[:3, :3], unary=np.arange(3.0)).plot().draw_without_rendering()
+
+
+# ---- what rounding, storage and size do ------------------------------------------------------------------------------
+
+
+def test_bfloat16_is_read_as_numbers():
+    torch = pytest.importorskip("torch")
+    S = np.array([[1.0, 0.5, 0.25], [0.5, 2.0, 0.0], [0.25, 0.0, 1.5]])
+    vectors = {"unary": [1.0, 0.5, 2.0], "lower": [0.125, 0.25, 0.0], "upper": [0.5, 0.5, 0.75]}
+    want = task_mixture(S, beta=0.5, lam=2.0, **vectors)
+    half = {name: torch.tensor(value, dtype=torch.bfloat16) for name, value in vectors.items()}
+    got = task_mixture(torch.tensor(S, dtype=torch.bfloat16), beta=0.5, lam=torch.tensor(2.0).bfloat16(), **half)
+    assert (got.probabilities == want.probabilities).all()
+    one = torch.tensor(0.25, dtype=torch.bfloat16)
+    assert (task_mixture(S, beta=0.0, lam=1.0, lower=one).lower == 0.25).all()
+    assert task_mixture(S, beta=0.0, lam=1.0, upper={1: one}).upper.tolist() == [1.0, 0.25, 1.0]
+    assert mixture_path(S, torch.tensor([0.5], dtype=torch.bfloat16)).ratios.tolist() == [0.5]
+
+
+def test_arguments_are_copied():
+    S, unary, lower, upper = np.eye(3), np.ones(3), np.zeros(3), np.ones(3)
+    found = task_mixture(S, beta=0.1, lam=1, unary=unary, lower=lower, upper=upper)
+    for own, kept in ((S, found.similarity), (unary, found.unary), (lower, found.lower), (upper, found.upper)):
+        assert not np.shares_memory(own, kept)
+
+
+def test_formula_holds_for_minimum_variance_without_bounds():
+    S = np.array([[1.0, 1.5, 0.1], [1.5, 4.0, 0.2], [0.1, 0.2, 1.0]])
+    found = task_mixture(S, beta=0.3, lam=1)
+    t = found.uniform_weight
+    unbounded = np.linalg.solve(S, np.ones(3))
+    unbounded /= unbounded.sum()
+    assert unbounded.min() < 0 and t == pytest.approx(0.9)
+    np.testing.assert_allclose(found.closed_form, t / 3 + (1 - t) * unbounded)
+    assert np.abs(found.closed_form - (t / 3 + (1 - t) * found.minimum_variance)).max() > 0.01
+    assert "0.9 uniform + 0.1 minimum variance without bounds" in str(found)
+
+
+def test_words_name_the_true_reason():
+    assert "similarity is singular" in str(task_mixture(np.ones((3, 3)), beta=0.1, lam=1))
+    assert "similarity is singular" in str(task_mixture(np.kron(np.eye(2), np.ones((2, 2))), beta=0.1, lam=1))
+    assert "bounds stand in the way" in str(task_mixture(np.diag([1.0, 2.0, 9.0]), beta=0, lam=1, lower=0.3))
+    one = str(task_mixture([[2.0]], beta=0.1, lam=1))
+    assert "closed form" not in one and "bounds" not in one
+
+
+def test_rounding_to_float32_is_told_from_a_divergence():
+    X = np.random.default_rng(0).standard_normal((6, 2)).astype("f4")
+    with pytest.raises(ValueError, match="Rounding explains as much") as error:
+        task_mixture(X @ X.T, beta=0.1, lam=1)
+    assert "divergence" not in str(error.value)
+    assert 0 < task_mixture(X @ X.T, beta=0.1, lam=1, on_indefinite="shift").shift < 1e-6
+    with pytest.raises(ValueError, match="Is it a divergence"):
+        task_mixture(-np.eye(3), beta=0.1, lam=1)
+
+
+@pytest.mark.parametrize("S", [[[0, 0.3], [0.3, 0]], -np.eye(3)])
+def test_shift_that_takes_the_similarity_away(S):
+    found = task_mixture(S, beta=0.1, lam=1, on_indefinite="shift")
+    assert found.status == "optimal" and found.scale >= found.shift > 0
+    np.testing.assert_allclose(found.probabilities, 1 / len(found), atol=1e-9)
+    str(found)
+
+
+@pytest.mark.parametrize("size", [1e-30, 0.1, 1e20])
+@pytest.mark.parametrize("n", [1, 3, 7, 50])
+def test_constant_similarity(n, size):
+    found = task_mixture(np.full((n, n), size), beta=0.1, lam=1)
+    assert found.status == "optimal"
+    assert found.unique == (n == 1)
+    np.testing.assert_allclose(found.probabilities, 1 / n, rtol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_constant_but_for_rounding(seed):
+    rng = np.random.default_rng(seed)
+    S = rng.random() * (1 + np.finfo(float).eps * rng.integers(-1, 2, (40, 40)))
+    assert task_mixture(np.triu(S) + np.triu(S, 1).T, beta=0, lam=1).status == "optimal"
+
+
+def test_sizes_that_would_overflow():
+    with pytest.raises(ValueError, match="lam: 1e\\+250 times the largest entry of similarity"):
+        task_mixture(np.eye(3) * 1e90, beta=0.1, lam=1e250)
+    with pytest.raises(ValueError, match="beta: 1e\\+250 times the largest entry of unary"):
+        task_mixture(np.eye(3), beta=1e250, lam=1)
+    with pytest.raises(ValueError, match="ratios: 1e\\+200 times"):
+        mixture_path(np.eye(3), [1.0, 1e200])
+    found = task_mixture(np.diag([1.0, 2.0]) * 1e90, beta=0, lam=1e59)
+    np.testing.assert_allclose(found.probabilities, [2 / 3, 1 / 3])
+
+
+def test_a_path_keeps_one_matrix():
+    path = mixture_path(np.diag([1.0, 2.0, 3.0]), [0.0, 0.1, 0.2])
+    str(path.mixtures[1])
+    matrices = {
+        id(value) for m in path.mixtures for value in {**vars(m), **vars(m._model)}.values() if np.ndim(value) == 2
+    }
+    assert len(matrices) == 1
+    assert not any(
+        isinstance(value, tuple) and np.ndim(value[0]) == 2 for m in path.mixtures for value in vars(m._model).values()
+    )
+
+
+def test_bad_budgets_and_ratios():
+    found = task_mixture(np.eye(3), beta=0.1, lam=1)
+    with pytest.raises(TypeError, match=r"sizes\[1\]: expected an integer, got \[1\]"):
+        found.budgets(10, [5, [1], 5])
+    with pytest.raises(ValueError, match="sizes: expected 3 integers"):
+        found.budgets(10, [5, 5])
+    with pytest.raises(TypeError, match="sizes: expected a mapping or a sequence"):
+        found.budgets(10, 5)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'mode'"):
+        found.budgets(10, mode="balanced")
+    with pytest.raises(TypeError, match=r"ratios: expected a sequence of numbers, .* got float"):
+        mixture_path(np.eye(3), 0.5)
+    with pytest.raises(ValueError, match=r"got 1\.000000000001 for task"):
+        task_mixture(np.eye(3), beta=0.1, lam=1, upper=1 + 1e-12)
+
+
+def test_budgets_of_a_tensor_of_sizes():
+    torch = pytest.importorskip("torch")
+    found = task_mixture(np.eye(3), beta=0.1, lam=1)
+    assert found.budgets(10, torch.tensor([50, 50, 2])) == {0: 4, 1: 4, 2: 2}
+    with pytest.raises(TypeError, match="expected an integer"):
+        found.budgets(10, torch.tensor([50.0, 50.0, 2.0], dtype=torch.bfloat16))

@@ -78,12 +78,32 @@ def test_distances_of_a_tree(example):
     [
         (["--similarity", "jsd"], "--similarity jsd: needs a model to adapt, --model smollm2"),
         (["--similarity", "jsd", "--model", "x", "--directions"], "--directions: a divergence has no diagonal"),
+        (["--t", "-1"], "--t: expected a number of at least 0"),
+        (["--lower", "0.6", "--upper", "0.5"], "--lower, --upper: expected 0 <= lower <= upper <= 1"),
+        (["--clusters", "0"], "--clusters: expected at least 1, got 0"),
+        (["--total", "0"], "--total: expected at least 1"),
+        (["--steps", "0"], "--steps: expected at least 1"),
+        (["--rows", "4", "0"], "--rows: expected at least 1 each"),
     ],
 )
 def test_usage_errors(example, capsys, arguments, message):
     with pytest.raises(SystemExit):
         example.main(arguments)
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--clusters", "8"], "--clusters: expected less than the 8 tasks"),
+        (["--lower", "0.5"], "--lower: the lower bounds sum to 4"),
+        (["--total", "1000"], "--total: 1000 is more than the 8 groups may give together"),
+    ],
+)
+def test_errors_of_the_problem(example, arguments, message):
+    with pytest.raises(SystemExit) as error:
+        example.main(arguments)
+    assert message in str(error.value)
 
 
 # ---- with a model ----------------------------------------------------------------------------------------------------

@@ -244,6 +244,8 @@ def test_the_sign_matters():
     ("args", "options", "match"),
     [
         ((np.ones((2, 3)),), {}, r"divergence: expected a square matrix"),
+        ((np.triu(np.ones((2, 2))),), {}, r"divergence: expected a symmetric matrix"),
+        ((-1000 * np.eye(2), "exponential"), {"scale": 1.0}, r"divergence: exp\(1e\+03 / 1\) overflows"),
         (([[np.inf]],), {}, r"divergence: entry \[0, 0\] is NaN or infinite"),
         (([[0.0]], "ratio"), {}, r"how: expected one of"),
         (([[0.0]],), {"scale": 1.0}, r"scale: only how='exponential'"),
@@ -253,6 +255,19 @@ def test_the_sign_matters():
 def test_bad_divergences(args, options, match):
     with pytest.raises(ValueError, match=match):
         to_similarity(*args, **options)
+
+
+@pytest.mark.parametrize("D", [np.eye(2) * 1j, [["a", "b"], ["b", "a"]], np.eye(2, dtype=bool)])
+def test_divergences_that_are_no_real_numbers(D):
+    with pytest.raises(TypeError, match="divergence: expected real numbers"):
+        to_similarity(D)
+
+
+def test_to_similarity_of_bfloat16():
+    torch = pytest.importorskip("torch")
+    D = np.array([[0.0, 0.5], [0.5, 0.0]])
+    for how in ("difference", "exponential"):
+        assert (to_similarity(torch.tensor(D, dtype=torch.bfloat16), how) == to_similarity(D, how)).all()
 
 
 # ---- gradients -------------------------------------------------------------------------------------------------------
@@ -312,3 +327,11 @@ def test_extreme_norms():
 def test_bad_gradients(G, groups, match):
     with pytest.raises(ValueError, match=match):
         gradient_similarity(G, groups)
+
+
+def test_groups_without_rows():
+    g = np.eye(3)
+    with pytest.raises(ValueError, match="G: group 'b' has no rows"):
+        gradient_similarity({"a": g, "b": g[:0]})
+    with pytest.raises(ValueError, match="G: has no rows"):
+        gradient_similarity(g[:0], np.zeros(0, int))

@@ -311,6 +311,8 @@ def test_the_model_is_left_as_it_was_after_an_error(datasets):
         ({"reduction": "max"}, ValueError, r"reduction: expected one of"),
         ({"batch_size": 0}, ValueError, r"batch_size: expected a positive integer, got 0"),
         ({"datasets": []}, TypeError, r"datasets: expected a mapping"),
+        ({"datasets": {}}, ValueError, r"datasets: is empty"),
+        ({"reduction": "mean"}, ValueError, r"reduction: is for kind 'pmi' only"),
         ({"models": 3}, TypeError, r"models: expected a mapping by task or a sequence, got int"),
         ({"models": [1, 2]}, ValueError, r"models: expected 3, one a task in the order of datasets; got 2"),
         ({"models": {"a": 1}}, ValueError, r"models: expected one for each task, \['a', 'b', 'c'\]; got \['a'\]"),
@@ -332,6 +334,9 @@ def test_errors_come_before_any_work(models, datasets, change, kind, message):
         ([{"input_ids": [1]}], ValueError, r"datasets\['a'\]: a row needs input_ids and labels .* has \['input_ids'\]"),
         ([[1, 2]], ValueError, r"a row needs input_ids and labels .* has list"),
         ([{"input_ids": [1], "labels": [1, 2]}], ValueError, r"one length a row; got \(1,\) and \(2,\)"),
+        ([{"input_ids": [], "labels": []}], ValueError, r"datasets\['a'\]: a row is empty"),
+        ([{"input_ids": [1, 2], "labels": [1, -1]}], ValueError, r"datasets\['a'\]: has the label -1; .* -100"),
+        ([{"input_ids": [1, 2], "labels": [1.0, 2.0]}], TypeError, r"labels are tokens, so integers; got dtype"),
         ([{"labels": torch.ones(1, 2)}], ValueError, r"a batch needs input_ids and labels \(rows, T\)"),
         ([{"labels": torch.ones(1, 2), "seq_idx": torch.ones(1, 2)}], ValueError, r"seq_idx says that rows are packed"),
     ],
@@ -339,6 +344,12 @@ def test_errors_come_before_any_work(models, datasets, change, kind, message):
 def test_errors_of_samples(models, datasets, samples, kind, message):
     with pytest.raises(kind, match=message):
         list(task_log_probs(models, datasets | {"a": samples})["a"])
+
+
+def test_a_label_beyond_the_vocabulary(models, datasets):
+    datasets["a"] = [{"input_ids": [1, 2], "labels": [1, V]}]
+    with pytest.raises(ValueError, match=rf"datasets\['a'\]: has the label {V}, and models\['a'\] {V} logits"):
+        list(task_log_probs(models, datasets, "pmi")["a"])
 
 
 def test_nothing_that_counts_is_an_error_of_the_matrix(models, datasets):

@@ -83,8 +83,12 @@ def task_log_probs(
     reduction = as_choice("reduction", reduction, ("sum", "mean"))
     if not is_integer(batch_size) or batch_size < 1:
         raise ValueError(f"batch_size: expected a positive integer, got {shown(batch_size)}")
-    if not isinstance(datasets, Mapping) or not datasets:
-        raise TypeError(f"datasets: expected a mapping {{task: samples}} that is not empty, got {type_name(datasets)}")
+    if kind != "pmi" and reduction != "sum":
+        raise ValueError(f"reduction: is for kind 'pmi' only; {kind!r} is averaged over positions; leave it out")
+    if not isinstance(datasets, Mapping):
+        raise TypeError(f"datasets: expected a mapping {{task: samples}}, got {type_name(datasets)}")
+    if not datasets:
+        raise ValueError("datasets: is empty; expected a mapping {task: samples} with at least one task")
     tasks = list(datasets)
     speakers = speakers_of(models, adapters, tasks)
 
@@ -92,7 +96,7 @@ def task_log_probs(
         name = f"datasets[{shown(task)}]"
         for batch in _batches(name, datasets[task], int(batch_size), collate):
             if kind == "pmi":
-                yield _observed(speakers, batch, reduction)
+                yield _observed(name, speakers, batch, reduction)
             else:
                 yield from _expected(speakers, batch)
 
@@ -134,6 +138,8 @@ def _padded(name: str, rows: list[Any]) -> dict[str, Tensor]:
                 f"{name}: expected input_ids and labels of one length a row; got {tuple(ids.shape)} and"
                 f" {tuple(labels.shape)}"
             )
+        if len(ids) == 0:
+            raise ValueError(f"{name}: a row is empty; leave it out")
         mask = torch.as_tensor(row.get("attention_mask", torch.ones(len(ids), dtype=torch.long)))
         for column, value in zip(columns.values(), (ids, labels, mask), strict=True):
             column.append(value)
@@ -149,6 +155,12 @@ def _checked(name: str, batch: Any) -> dict[str, Tensor]:
         raise ValueError(
             f"{name}: a batch needs input_ids and labels (rows, T); this one has {shown(list(batch), 200)}"
         )
+    labels = batch["labels"]
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise TypeError(f"{name}: labels are tokens, so integers; got dtype {labels.dtype}")
+    wrong = labels[(labels < 0) & (labels != -100)]
+    if wrong.numel():
+        raise ValueError(f"{name}: has the label {int(wrong[0])}; what does not count is -100")
     return {key: column for key, column in batch.items() if isinstance(column, Tensor)}
 
 
@@ -182,7 +194,7 @@ def _expected(speakers: list[Speaker], batch: Mapping[str, Tensor]) -> Iterator[
         yield chunk.numpy()
 
 
-def _observed(speakers: list[Speaker], batch: Mapping[str, Tensor], reduction: str) -> FloatArray:
+def _observed(name: str, speakers: list[Speaker], batch: Mapping[str, Tensor], reduction: str) -> FloatArray:
     """(n, samples), of the samples that have a label that counts."""
     mask = batch["labels"][:, 1:] != -100
     counts = mask.sum(1)
@@ -192,11 +204,16 @@ def _observed(speakers: list[Speaker], batch: Mapping[str, Tensor], reduction: s
         for row, speaker in zip(sums, speakers, strict=True):
             speaker.switch_on()
             states, V = speaker.states(batch, mask)
+            if wanted.numel() and int(wanted.max()) >= V:
+                raise ValueError(
+                    f"{name}: has the label {int(wanted.max())}, and {speaker.name} {V} logits; labels are tokens of"
+                    " the models' vocabulary, or -100"
+                )
             step = max(1, _CHUNK // V)
             for begin in range(0, len(states), step):
                 part = slice(begin, begin + step)
                 logs = speaker.log_probs(states[part], batch)
-                chosen = logs.gather(1, wanted[part, None].to(logs.device))[:, 0]
+                chosen = logs.gather(1, wanted[part, None].to(logs.device, torch.long))[:, 0]
                 row.index_add_(0, owner[part].cpu(), chosen.cpu().double())
     if reduction == "mean":
         sums /= counts.clamp(min=1).cpu()
