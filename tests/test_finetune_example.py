@@ -15,7 +15,9 @@ transformers = pytest.importorskip("transformers", minversion="5.23")
 peft = pytest.importorskip("peft")
 pytest.importorskip("accelerate")
 pytest.importorskip("matplotlib")
-tokenizers = pytest.importorskip("tokenizers")
+pytest.importorskip("tokenizers")
+
+from tiny_llama import save_tiny_llama  # noqa: E402
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 DATA = EXAMPLES / "data" / "domains.jsonl"
@@ -34,18 +36,7 @@ def example(monkeypatch):
 def tiny(tmp_path_factory):
     """A folder with a Llama of three layers, and a tokenizer whose tokens are words."""
     folder = tmp_path_factory.mktemp("tiny")
-    words = Counter(word for row in ROWS for word in (row["prompt"] + " " + row["response"]).split())
-    vocabulary = {"<unk>": 0, "</s>": 1} | {word: 2 + i for i, (word, _) in enumerate(words.most_common())}
-    inside = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
-    inside.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=inside, unk_token="<unk>", eos_token="</s>")
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=len(vocabulary), hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, tie_word_embeddings=True, eos_token_id=1, pad_token_id=1, initializer_range=0.3,
-    )  # fmt: skip
-    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    save_tiny_llama(folder, ROWS, spread=0.3)
     return folder
 
 

@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 import json
 import math
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -112,24 +111,15 @@ def test_errors_of_the_problem(example, arguments, message):
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """A folder with a Llama of three layers, and a tokenizer whose tokens are words."""
-    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers", minversion="5.23")
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers", minversion="5.23")
     pytest.importorskip("peft")
-    tokenizers = pytest.importorskip("tokenizers")
+    pytest.importorskip("tokenizers")
+    from tiny_llama import save_tiny_llama
+
     folder = tmp_path_factory.mktemp("tiny")
     rows = [json.loads(line) for line in DATA.read_text(encoding="utf-8").splitlines()]
-    words = Counter(word for row in rows for word in (row["prompt"] + " " + row["response"]).split())
-    vocabulary = {"<unk>": 0, "</s>": 1} | {word: 2 + i for i, (word, _) in enumerate(words.most_common(500))}
-    inside = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
-    inside.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    transformers.PreTrainedTokenizerFast(tokenizer_object=inside, unk_token="<unk>", eos_token="</s>").save_pretrained(
-        folder
-    )
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=len(vocabulary), hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, tie_word_embeddings=True, eos_token_id=1, pad_token_id=1, initializer_range=0.2,
-    )  # fmt: skip
-    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    save_tiny_llama(folder, rows, words=500, spread=0.2)
     return folder
 
 
